@@ -1,0 +1,193 @@
+"""A Bundle: a model ready to deploy. A folder with `bundle.json`, one ONNX file per Section, and nothing executable.
+
+A Bundle describes *levels* from the sensor upwards. Level 0 has one Section per view; each higher level has one
+Section, which takes the fused features of the level below. Every level ends in an Exit. The output tensors of a
+Section are named `logits` (what its exit sees) and `feature` (what climbs; absent at the root).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tierline.core.errors import BundleError, DigestMismatch
+from tierline.core.types import TensorSpec, Tier
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """dtype and shape of a tensor, without the batch axis."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.dtype, self.shape)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ONNX file and its named tensors."""
+
+    name: str
+    file: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The exit that ends a level: how the outputs of its parts are fused and scored."""
+
+    name: str
+    aggregator: str = "max_pool"
+    """Fuses the logits of the level's parts."""
+    head: Section | None = None
+    """An extra FC block after fusion (input `logits`, output `logits`); needed where `aggregator` is concat."""
+    rule: str = "entropy"
+
+
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one tier computes."""
+
+    tier: Tier
+    sections: dict[str, Section]
+    """By view name at level 0; the single key `*` above."""
+    exit: Exit
+    feature_aggregator: str = "concat"
+    """Fuses this level's features into the next level's input (tensor `feature`)."""
+    feature_codec: str = "raw"
+    """What the feature's values allow: `bitplane` for features of +-1."""
+
+
+class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From a raw image to a Section's input; the same function trained the model (`core.preprocess`)."""
+
+    size: tuple[int, int]
+    """Height and width of the *whole* image before it is cut into patches."""
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel, of values scaled to [0, 1]."""
+    grid: tuple[int, int] = (1, 1)
+    """Rows and columns of patches; view i is patch i in row-major order. (1, 1) where each view has its own image."""
+
+
+class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The validation split at one vector of thresholds."""
+
+    thresholds: dict[str, float]
+    accuracy: float
+    exit_share: dict[str, float]
+    bytes_per_sample: dict[str, float]
+    """Payload bytes per sample and per link, keyed by the lower level's tier: `device`, `edge`."""
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured on a validation split that neither trained nor tests the model."""
+
+    num_samples: int
+    accuracy: dict[str, float]
+    """Accuracy of each exit when it alone answers everything; `device:VIEW` for a device alone."""
+    thresholds: dict[str, float]
+    """The chosen T of each exit but the last."""
+    chosen_by: str
+    """How: `best_accuracy`, `target_accuracy=0.97`, `target_exit_share=0.5`."""
+    curve: list[CurvePoint]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of `bundle.json`."""
+
+    schema: int
+    name: str
+    version: int
+    task: str
+    labels: list[str]
+    preprocess: Preprocess
+    views: list[str]
+    levels: list[Level]
+    files: dict[str, str]
+    """sha256 of every other file of the Bundle."""
+    calibration: Calibration | None = None
+    origin: dict[str, str] = {}
+    """How it was made: command, data set, seed, versions."""
+
+    def exits(self) -> list[str]:
+        """Names of the exits from the sensor upwards."""
+        return [level.exit.name for level in self.levels]
+
+
+class Bundle:
+    """An opened Bundle. Files are checked against their digests when they are read."""
+
+    def __init__(self, folder: Path, manifest: Manifest, digest: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.digest = digest
+        """sha256 of `bundle.json`, which holds the digests of all other files."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read and check a Bundle's manifest. Raises BundleError with what is wrong and where."""
+        path = folder / MANIFEST
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); is this a Bundle folder?"
+            ) from error
+        manifest = parse_manifest(raw, str(path))
+        return cls(folder, manifest, digest_of(raw))
+
+    def read(self, file: str) -> bytes:
+        """Content of one file. Raises DigestMismatch when it is not the file the manifest speaks of."""
+        expected = self.manifest.files.get(file)
+        if expected is None:
+            raise BundleError(f"{self.folder / MANIFEST}: lists no file {file!r}")
+        try:
+            raw = (self.folder / file).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.folder / file}: cannot be read ({error.strerror})") from error
+        actual = digest_of(raw)
+        if actual != expected:
+            raise DigestMismatch(
+                f"{self.folder / file}: sha256 is {actual[:12]}..., the manifest says {expected[:12]}...; "
+                "fetch or train the Bundle again"
+            )
+        return raw
+
+
+def digest_of(raw: bytes) -> str:
+    """sha256 in hexadecimal."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """Decode `bundle.json`; `where` names it in errors."""
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{where}: not a Bundle manifest: {error}") from error
+    if manifest.schema != SCHEMA:
+        raise BundleError(f"{where}: schema {manifest.schema}, this version reads schema {SCHEMA}")
+    for file in manifest.files:
+        if Path(file).name != file:
+            raise BundleError(f"{where}: file name {file!r} must be a plain name inside the Bundle")
+    return manifest
+
+
+def write_bundle(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
+    """Write a Bundle; `manifest.files` is filled in from `files`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+    digests = {name: digest_of(raw) for name, raw in sorted(files.items())}
+    complete = msgspec.structs.replace(manifest, files=digests)
+    raw = msgspec.json.format(msgspec.json.encode(complete), indent=1)
+    (folder / MANIFEST).write_bytes(raw)
+    return Bundle(folder, complete, digest_of(raw))

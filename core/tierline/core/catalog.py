@@ -1,0 +1,89 @@
+"""Finds algorithms by name. One file per algorithm: file name = catalogue name = TOML value = wire token.
+
+`make("codec", "affine", bits=4)` imports `tierline.core.codec.affine` only, and calls the one public class that the
+file defines. A name ending in `.py` loads a user's own file by path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tierline.core.errors import ConfigError, MissingDependency
+
+ROOMS = {
+    "codec": "tierline.core.codec",
+    "engine": "tierline.core.engine",
+    "exit": "tierline.core.exit",
+    "aggregate": "tierline.core.aggregate",
+    "task": "tierline.core.task",
+    "source": "tierline.core.source",
+    "sink": "tierline.core.sink",
+}
+
+
+@cache
+def names(room: str) -> tuple[str, ...]:
+    """Names in a room, sorted; private files (leading underscore) are helpers, not algorithms."""
+    package = importlib.import_module(ROOMS[room])
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
+
+
+def load(room: str, name: str) -> type[Any]:
+    """The class of one algorithm. Raises ConfigError naming the nearest valid name."""
+    module = _import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)
+    classes = [
+        cls
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and not cls.__name__.startswith("_")
+    ]
+    if len(classes) != 1:
+        raise ConfigError(
+            f"{room} {name!r}: a file must define exactly one public class, this defines {len(classes)}"
+        )
+    return classes[0]
+
+
+def make(room: str, name: str, /, **options: Any) -> Any:
+    """Build one algorithm; its keyword-only constructor is its schema."""
+    cls = load(room, name)
+    valid = list(inspect.signature(cls).parameters)
+    for key in options:
+        if key not in valid:
+            raise ConfigError(f"{room} {name!r}: no option {key!r}{nearest(key, valid)}")
+    return cls(**options)
+
+
+def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
+    """`; nearest is "x"`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    if close:
+        return f'; nearest is "{close[0]}"'
+    return f"; valid: {', '.join(valid)}" if valid else ""
+
+
+def _import_member(room: str, name: str) -> ModuleType:
+    if name not in names(room):
+        raise ConfigError(f"no such {room}: {name!r}{nearest(name, names(room))}")
+    try:
+        return importlib.import_module(f"{ROOMS[room]}.{name}")
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"{room} {name!r} needs the Python package {error.name!r}, which is not installed"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tierline_user_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
