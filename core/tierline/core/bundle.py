@@ -138,9 +138,7 @@ class Bundle:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); is this a Bundle folder?"
-            ) from error
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); is this a Bundle folder?") from error
         manifest = parse_manifest(raw, str(path))
         return cls(folder, manifest, digest_of(raw))
 

@@ -45,9 +45,7 @@ def load(room: str, name: str) -> type[Any]:
         if cls.__module__ == module.__name__ and not cls.__name__.startswith("_")
     ]
     if len(classes) != 1:
-        raise ConfigError(
-            f"{room} {name!r}: a file must define exactly one public class, this defines {len(classes)}"
-        )
+        raise ConfigError(f"{room} {name!r}: a file must define exactly one public class, this defines {len(classes)}")
     return classes[0]
 
 
