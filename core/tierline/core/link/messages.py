@@ -1,0 +1,125 @@
+"""What child and parent say to each other about samples. Plain values; `core.wire` translates them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tierline.core.types import Payload, SampleId
+
+Ids = Sequence[SampleId]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Child to parent: rows of one part. Rows of all fields correspond to `ids`."""
+
+    level: int
+    name: str
+    ids: Ids
+    plan: int
+    budget_ms: Sequence[float]
+    outputs: Mapping[str, Payload]
+    feature: Payload | None = None
+    fused: bool = False
+    """This level's exit was decided below; `feature` is the next Section's input."""
+    num_views: Sequence[int] = ()
+    """Only where fused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Parent to child: send the features of these samples."""
+
+    level: int
+    name: str
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Child to parent: what was pulled; `gone` are no longer held and count as absent."""
+
+    level: int
+    name: str
+    ids: Ids
+    feature: Payload | None
+    gone: Ids = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HopTimes:
+    """Residence and spans of one node for each row, in nanoseconds; `rows_ns[i] = (residence, *spans)`."""
+
+    node: str
+    tier: str
+    rows_ns: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Parent to child: the answers, with the ledger of the parent and everything above it."""
+
+    level: int
+    name: str
+    ids: Ids
+    exits: Sequence[str]
+    """Exit per row."""
+    outputs: Mapping[str, Payload]
+    num_views: Sequence[int]
+    degraded: Sequence[str]
+    """Reason per row; empty string where not degraded."""
+    hops: Sequence[HopTimes]
+    plan: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Parent to child: these rows cannot be used; the child answers them itself."""
+
+    level: int
+    name: str
+    ids: Ids
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureNow:
+    """Parent to child: capture every view now, under these identities."""
+
+    ids: Ids
+    budget_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """Parent to child: send features with the outputs (`eager`), or only when pulled."""
+
+    level: int
+    eager: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """First frame of each side of a stream."""
+
+    node: str
+    epoch: int
+    peer_epoch: int = 0
+    received: int = 0
+
+
+Body = Part | Pull | Features | Verdict | Refused | CaptureNow | Mode | Open
+"""Anything that travels in a frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A numbered message of one session; `body` is None for a bare acknowledgement."""
+
+    seq: int
+    ack: int
+    body: Body | None = None
+    num_bytes: int = field(default=0, compare=False)
+    """Serialised size, filled in where the frame crossed a wire."""
