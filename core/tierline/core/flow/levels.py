@@ -1,0 +1,158 @@
+"""The numeric half of a node: scores exits, fuses parts, runs Sections. No I/O, no identity, no time.
+
+Shape legend: N parts, B batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.core import catalog
+from tierline.core.bundle import Bundle, Level, Section
+from tierline.core.errors import BundleError
+from tierline.core.protocols import Aggregator, Codec, Engine, ExitRule, Task
+from tierline.core.types import Array, Arrays, TensorSpec
+
+LOGITS = "logits"
+FEATURE = "feature"
+IMAGE = "image"
+
+MakeEngine = Callable[[bytes, str], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One exit's view of a batch."""
+
+    outputs: Arrays
+    """Fused outputs by name, axis 0 the batch."""
+    score_B: Array
+
+
+class LevelRunner:
+    """What a node needs of one level: its exit, the fusion of its features, and the Sections that run here."""
+
+    def __init__(self, level: Level, views: list[str]) -> None:
+        self.level = level
+        self.exit_name = level.exit.name
+        self.parts = views if set(level.sections) == set(views) else ["*"]
+        """Order of parts on axis N: the Bundle's views at level 0, one part above."""
+        some = next(iter(level.sections.values()))
+        self.logits_spec: TensorSpec = some.outputs[LOGITS].spec
+        self.feature_spec: TensorSpec | None = some.outputs[FEATURE].spec if FEATURE in some.outputs else None
+        self.rule: ExitRule = catalog.make("exit", level.exit.rule)
+        self.head: Engine | None = None
+        self.sections: dict[str, Engine] = {}
+        self._outputs: Aggregator = catalog.make("aggregate", level.exit.aggregator)
+        self._features: Aggregator = catalog.make("aggregate", level.feature_aggregator)
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.parts)
+
+    def fused_feature_spec(self) -> TensorSpec:
+        """Spec of the next Section's input."""
+        if self.feature_spec is None:
+            raise BundleError(f"level {self.level.tier.value!r} has no feature to climb")
+        return self._features.fused_spec(self.feature_spec, self.num_parts)
+
+    def fuse_outputs(self, logits_NBK: Array, present_NB: Array) -> dict[str, Array]:
+        """Outputs of this level's exit."""
+        if self.num_parts == 1 and self.head is None:
+            return {LOGITS: logits_NBK[0]}
+        fused = self._outputs.combine(logits_NBK, present_NB)
+        return {LOGITS: fused} if self.head is None else dict(self.head.run({LOGITS: fused}))
+
+    def decide(self, logits_NBK: Array, present_NB: Array) -> Decision:
+        """Fuse and score."""
+        outputs = self.fuse_outputs(logits_NBK, present_NB)
+        return Decision(outputs, self.rule.score(outputs))
+
+    def fuse_features(self, parts_NB: Array, present_NB: Array) -> Array:
+        """The next Section's input."""
+        return parts_NB[0] if self.num_parts == 1 else self._features.combine(parts_NB, present_NB)
+
+    def run(self, part: str, x_B: Array) -> Arrays:
+        """Run one Section of this level; level 0 takes images, higher levels fused features."""
+        engine = self.sections[part]
+        return engine.run({next(iter(engine.spec.inputs)): x_B})
+
+    def close(self) -> None:
+        for engine in (*self.sections.values(), *((self.head,) if self.head else ())):
+            engine.close()
+
+
+class Levels:
+    """All levels of a Bundle as one node holds them: shared shapes, and engines only for what runs here."""
+
+    def __init__(
+        self, bundle: Bundle, make_engine: MakeEngine, *, views: Mapping[str, str], joins: bool, runs: set[int]
+    ) -> None:
+        """`views`: hosted views, each with the Bundle's view it plays; `runs`: higher levels whose Section runs here."""
+        manifest = bundle.manifest
+        self.manifest = manifest
+        self.task: Task = catalog.make("task", manifest.task, labels=manifest.labels)
+        self.levels = [LevelRunner(level, manifest.views) for level in manifest.levels]
+
+        def load(section: Section) -> Engine:
+            engine = make_engine(bundle.read(section.file), section.name)
+            engine.warmup()
+            return engine
+
+        for index, runner in enumerate(self.levels):
+            wanted = set(views.values()) if index == 0 else {"*"} if index in runs else set()
+            for part in runner.parts:
+                if part in wanted:
+                    runner.sections[part] = load(runner.level.sections[part])
+            decides = joins if index == 0 else index in runs
+            # A device that does not join still answers alone when its parent is gone: it needs the head, too.
+            if runner.level.exit.head is not None and (decides or wanted):
+                runner.head = load(runner.level.exit.head)
+
+    def __getitem__(self, level: int) -> LevelRunner:
+        return self.levels[level]
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    @property
+    def root_level(self) -> int:
+        return len(self.levels) - 1
+
+    def close(self) -> None:
+        for runner in self.levels:
+            runner.close()
+
+
+def engine_maker(name: str) -> MakeEngine:
+    """Engines of one kind, by catalogue name."""
+
+    def make(model: bytes, section: str) -> Engine:
+        engine: Engine = catalog.make("engine", name, model=model, name=section)
+        return engine
+
+    return make
+
+
+def codec_of(name: str) -> Codec:
+    """A codec by wire token."""
+    codec: Codec = catalog.make("codec", name)
+    return codec
+
+
+def stack(rows: list[list[Array | None]], spec: TensorSpec) -> tuple[Array, Array]:
+    """Rows of parts, `rows[n][b]`, to `(parts_NB..., present_NB)`; None marks an absent part."""
+    num_parts, num_rows = len(rows), len(rows[0])
+    present_NB = np.ones((num_parts, num_rows), dtype=np.bool_)
+    parts_NB = np.empty((num_parts, num_rows, *spec.shape), dtype=spec.dtype)
+    for n, part in enumerate(rows):
+        for b, row in enumerate(part):
+            if row is None:
+                present_NB[n, b] = False
+                parts_NB[n, b] = 0
+            else:
+                parts_NB[n, b] = row
+    return parts_NB, present_NB

@@ -1,0 +1,79 @@
+"""The whole hierarchy in one process: same Bundle, same engines, same thresholds, no links.
+
+The distributed system must give the same predictions, sample for sample; calibration and tests use it.
+
+Shape legend: N views, B batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.core.bundle import Bundle
+from tierline.core.decide import leaves
+from tierline.core.flow.levels import FEATURE, LOGITS, Levels, MakeEngine
+from tierline.core.types import Array, Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class ExitOutputs:
+    """What every exit would say to every sample."""
+
+    outputs: Mapping[str, Arrays]
+    """By exit name."""
+    scores: Mapping[str, Array]
+    device_logits_NBK: Array
+
+
+class Oracle:
+    """Runs a Bundle end to end."""
+
+    def __init__(self, bundle: Bundle, make_engine: MakeEngine) -> None:
+        manifest = bundle.manifest
+        self.levels = Levels(
+            bundle,
+            make_engine,
+            views={view: view for view in manifest.views},
+            joins=True,
+            runs=set(range(1, len(manifest.levels))),
+        )
+
+    def exits(self, views_NB: Array, present_NB: Array | None = None) -> ExitOutputs:
+        """All exits' outputs for preprocessed views (N, B, C, H, W)."""
+        first = self.levels[0]
+        num_views, num_rows = views_NB.shape[:2]
+        present = np.ones((num_views, num_rows), dtype=np.bool_) if present_NB is None else present_NB
+        parts = [first.run(name, views_NB[n]) for n, name in enumerate(first.parts)]
+        logits_NBK = np.stack([part[LOGITS] for part in parts])
+        decision = first.decide(logits_NBK, present)
+        outputs, scores = {first.exit_name: decision.outputs}, {first.exit_name: decision.score_B}
+        feature = None
+        if len(self.levels) > 1:
+            feature = first.fuse_features(np.stack([part[FEATURE] for part in parts]), present)
+        for index in range(1, len(self.levels)):
+            runner = self.levels[index]
+            assert feature is not None
+            part = runner.run("*", feature)
+            decision = runner.decide(part[LOGITS][np.newaxis], np.ones((1, num_rows), dtype=np.bool_))
+            outputs[runner.exit_name], scores[runner.exit_name] = decision.outputs, decision.score_B
+            feature = part.get(FEATURE)
+        return ExitOutputs(outputs, scores, logits_NBK)
+
+    def answers(
+        self, views_NB: Array, thresholds: Mapping[str, float], present_NB: Array | None = None
+    ) -> tuple[list[str], Array]:
+        """Exit name and class index of each sample under the Plan's thresholds."""
+        found = self.exits(views_NB, present_NB)
+        names = list(found.outputs)
+        num_rows = views_NB.shape[1]
+        exit_B = np.full(num_rows, len(names) - 1)
+        for index in reversed(range(len(names) - 1)):
+            exit_B[leaves(found.scores[names[index]], thresholds[names[index]])] = index
+        index_B = np.empty(num_rows, dtype=np.int64)
+        for position, name in enumerate(names):
+            mine = exit_B == position
+            index_B[mine] = found.outputs[name][LOGITS][mine].argmax(axis=1)
+        return [names[i] for i in exit_B], index_B

@@ -1,0 +1,208 @@
+"""The child's half of a link: dials out, joins, streams, and comes back by itself after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from tierline.core import errors
+from tierline.core.link.fleet import (
+    CHANNEL_OPTIONS,
+    DEAD_AFTER_BEATS,
+    HEARTBEAT_S,
+    PROTOCOL,
+    Beat,
+    Fetch,
+    Hello,
+    Welcome,
+)
+from tierline.core.link.link import Link
+from tierline.core.link.status import from_rpc
+from tierline.v1 import fleet_pb2, fleet_pb2_grpc
+
+EXCHANGE = "/tierline.v1.Inference/Exchange"
+JOIN_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential with full jitter: the n-th wait is uniform in [0, min(cap, base 2^n)]."""
+
+    base_s: float = 0.1
+    cap_s: float = 2.0
+
+    def wait_s(self, attempt: int, rng: random.Random) -> float:
+        return rng.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(attempt, 16)))
+
+
+class Dialler:
+    """Keeps `link` connected to `address` until cancelled.
+
+    `prepare(welcome, fetch)` runs after each join and before samples flow: it checks the Plan and loads what is
+    missing. `on_change(is_up)` is called when the stream opens and when it is lost.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        link: Link,
+        *,
+        hello: Callable[[], Hello],
+        beat: Callable[[], Beat],
+        prepare: Callable[[Welcome, Fetch], Awaitable[None]],
+        on_change: Callable[[bool], None],
+        on_plan: Callable[[bytes], None],
+        credentials: grpc.ChannelCredentials | None,
+        rng: random.Random,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.address = address
+        self.link = link
+        self.last_error = ""
+        self._hello, self._beat, self._prepare = hello, beat, prepare
+        self._on_change, self._on_plan = on_change, on_plan
+        self._credentials = credentials
+        self._rng = rng
+        self._backoff = backoff or Backoff()
+        self._was_up = False
+
+    async def run(self) -> None:
+        """Connect, serve, reconnect. Raises when the parent refuses for good (PeerRejected, SecurityError, ...)."""
+        attempt = 0
+        while True:
+            self._was_up = False
+            try:
+                await self._connect_once()
+            except errors.LinkUnavailable as error:
+                self.last_error = str(error)
+            if self._was_up:
+                attempt = 0
+            await asyncio.sleep(self._backoff.wait_s(attempt, self._rng))
+            attempt += 1
+
+    async def _connect_once(self) -> None:
+        async with self._channel() as channel:
+            fleet: Any = fleet_pb2_grpc.FleetStub(channel)
+            try:
+                welcome = await self._join(fleet)
+                await self._prepare(welcome, lambda digest: _fetch(fleet, digest))
+                await self._stream(channel, fleet, welcome.heartbeat_s)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error, self.address) from error
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(self.address, self._credentials, options=CHANNEL_OPTIONS)
+
+    async def _join(self, fleet: Any) -> Welcome:
+        hello = self._hello()
+        reply = await fleet.Join(
+            fleet_pb2.Hello(
+                protocol_min=PROTOCOL,
+                protocol_max=PROTOCOL,
+                node=hello.node,
+                tier=hello.tier,
+                epoch=hello.epoch,
+                views=hello.views,
+                bundle_digest=hello.bundle_digest,
+                codecs=hello.codecs,
+                version=hello.version,
+            ),
+            timeout=JOIN_TIMEOUT_S,
+        )
+        return Welcome(
+            parent=reply.parent,
+            epoch=reply.epoch,
+            plan=reply.plan.document,
+            plan_digest=reply.plan.digest,
+            bundle_digest=reply.bundle_digest,
+            manifest=reply.manifest,
+            run=reply.run,
+            heartbeat_s=reply.heartbeat_s or HEARTBEAT_S,
+        )
+
+    async def _stream(self, channel: grpc.aio.Channel, fleet: Any, heartbeat_s: float) -> None:
+        call: Any = channel.stream_stream(EXCHANGE)()
+        await call.write(self.link.opening())
+        first = await call.read()
+        if first is grpc.aio.EOF:
+            raise grpc_error_of(await call.code(), await call.details(), self.address)
+        self.link.opened(first)
+        self._was_up = True
+        self._on_change(True)
+        attending = asyncio.create_task(self._attend(fleet, heartbeat_s))
+        serving = asyncio.create_task(self.link.serve(_reader(call), call.write))
+        try:
+            done, _ = await asyncio.wait((attending, serving), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if serving in done:
+                raise grpc_error_of(await call.code(), await call.details(), self.address)
+        finally:
+            call.cancel()
+            for task in (attending, serving):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, errors.TierlineError):
+                    await task
+            self._on_change(False)
+
+    async def _attend(self, fleet: Any, heartbeat_s: float) -> None:
+        """Send heartbeats; end with LinkUnavailable when the parent stops echoing them."""
+        heard = asyncio.Event()
+
+        async def beats() -> AsyncIterator[fleet_pb2.Heartbeat]:
+            while True:
+                beat = self._beat()
+                yield fleet_pb2.Heartbeat(node=beat.node, epoch=beat.epoch, status=beat.status, rtt_ms=beat.rtt_ms)
+                await asyncio.sleep(heartbeat_s)
+
+        async def listen() -> None:
+            async for directive in fleet.Attend(beats()):
+                heard.set()
+                if directive.HasField("plan"):
+                    self._on_plan(directive.plan.document)
+
+        listening = asyncio.create_task(listen())
+        try:
+            while True:
+                await asyncio.wait((listening,), timeout=heartbeat_s * DEAD_AFTER_BEATS)
+                if listening.done():
+                    listening.result()
+                    raise errors.LinkUnavailable(f"{self.address}: the parent ended the connection")
+                if not heard.is_set():
+                    raise errors.LinkUnavailable(
+                        f"{self.address}: no sign of life for {heartbeat_s * DEAD_AFTER_BEATS:g} s"
+                    )
+                heard.clear()
+        finally:
+            listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, errors.TierlineError):
+                await listening
+
+
+def grpc_error_of(code: grpc.StatusCode, details: str, peer: str) -> errors.TierlineError:
+    """Why a stream ended without an exception."""
+    if code is grpc.StatusCode.OK:
+        return errors.LinkUnavailable(f"{peer}: the parent ended the stream")
+    return from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details), peer)
+
+
+def _reader(call: Any) -> Callable[[], Awaitable[bytes | None]]:
+    async def read() -> bytes | None:
+        raw = await call.read()
+        return None if raw is grpc.aio.EOF else raw
+
+    return read
+
+
+async def _fetch(fleet: Any, digest: str) -> bytes:
+    chunks = [chunk.data async for chunk in fleet.Fetch(fleet_pb2.FetchRequest(digest=digest))]
+    return b"".join(chunks)

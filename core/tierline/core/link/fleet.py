@@ -1,0 +1,68 @@
+"""What nodes say when they meet: plain values of the Fleet service, and how often they speak."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+PROTOCOL = 1
+"""Version of tierline.v1 spoken here; a peer must offer a range that holds it."""
+
+HEARTBEAT_S = 1.0
+DEAD_AFTER_BEATS = 3
+"""A peer that is silent for so many heartbeats is taken for gone, whatever TCP believes."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Both ends use the same; the server's minimum ping interval is half the client's period."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A child introduces itself."""
+
+    node: str
+    tier: str
+    epoch: int
+    views: tuple[str, ...]
+    bundle_digest: str
+    """Empty where the child takes whatever Bundle the parent has."""
+    codecs: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The parent takes it in."""
+
+    parent: str
+    epoch: int
+    plan: bytes
+    plan_digest: str
+    bundle_digest: str
+    manifest: bytes
+    run: str
+    heartbeat_s: float = HEARTBEAT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat of a child: its status and that of everything below it, as JSON."""
+
+    node: str
+    epoch: int
+    status: bytes
+    rtt_ms: float
+
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""Gets a file of the Bundle by digest from the parent."""

@@ -1,0 +1,264 @@
+"""The parent's half: a gRPC server that admits children and keeps one Link per child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from tierline.core import errors
+from tierline.core.link.fleet import CHANNEL_OPTIONS, DEAD_AFTER_BEATS, HEARTBEAT_S, PROTOCOL, Beat, Hello, Welcome
+from tierline.core.link.link import Link
+from tierline.core.link.messages import Body
+from tierline.core.link.session import Session
+from tierline.core.link.status import abort
+from tierline.core.link.tls import peer_node_id
+from tierline.core.protocols import Clock
+from tierline.core.wire import frame_from_wire, parse_frame
+from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
+
+CHUNK_BYTES = 256 << 10
+OPEN_TIMEOUT_S = 10.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ParentDesk(Protocol):
+    """What a node does for its children; the listener calls it, always on the event loop."""
+
+    def admit(self, hello: Hello) -> Welcome:
+        """Take a child in. Raises a TierlineError that says why not."""
+        ...
+
+    def child_up(self, link: Link) -> None: ...
+
+    def child_down(self, link: Link) -> None: ...
+
+    def body(self, link: Link, body: Body, arrived_ns: int, decode_ns: int) -> None: ...
+
+    def beat(self, beat: Beat) -> None: ...
+
+    def file(self, digest: str) -> bytes:
+        """A file of the Bundle by digest. Raises BundleError."""
+        ...
+
+    def status(self) -> bytes:
+        """JSON of this node and everything below it."""
+        ...
+
+
+class Listener:
+    """Serves `tierline.v1.Fleet` and `tierline.v1.Inference/Exchange` on one address."""
+
+    def __init__(
+        self,
+        desk: ParentDesk,
+        *,
+        node: str,
+        epoch: int,
+        address: str,
+        clock: Clock,
+        credentials: grpc.ServerCredentials | None,
+        access: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`access` adds methods of the Inference service, by name."""
+        self._desk, self._node, self._epoch, self._clock = desk, node, epoch, clock
+        self.address = address
+        self.links: dict[str, Link] = {}
+        self._streams: dict[str, asyncio.Task[Any]] = {}
+        self._attending: dict[str, asyncio.Queue[bytes]] = {}
+        self.server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(self, desk), self.server)
+        # Frames pass as bytes, so that one that cannot be parsed is ours to answer, not gRPC's.
+        handlers: dict[str, Any] = {"Exchange": grpc.stream_stream_rpc_method_handler(self._exchange)}
+        handlers.update(access or {})
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tierline.v1.Inference", handlers),))
+        self._credentials = credentials
+
+    async def start(self) -> str:
+        """Bind and serve; returns the address with the port that was bound. Raises PortInUse."""
+        try:
+            if self._credentials is None:
+                port = self.server.add_insecure_port(self.address)
+            else:
+                port = self.server.add_secure_port(self.address, self._credentials)
+        except RuntimeError as error:
+            raise errors.PortInUse(
+                f"listen = {self.address!r}: cannot listen there; is another process using the port?"
+            ) from error
+        await self.server.start()
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        return self.address
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop taking calls; streams get `grace_s` to end."""
+        await self.server.stop(grace_s)
+
+    def push_plan(self, document: bytes) -> None:
+        """Send a Plan to every child that is connected."""
+        for queue in self._attending.values():
+            queue.put_nowait(document)
+
+    async def _exchange(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            first = await asyncio.wait_for(context.read(), OPEN_TIMEOUT_S)
+            if first is grpc.aio.EOF:
+                return
+            link = self._link_of(first, context)
+        except asyncio.TimeoutError:
+            await abort(context, errors.LinkTimeout("no Open frame came"))
+            return
+        except errors.TierlineError as error:
+            await abort(context, error)
+            return
+        await self._replace(link.peer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams[link.peer] = task
+        try:
+            await context.write(link.opening())
+            link.opened(first)
+            self._desk.child_up(link)
+            await link.serve(_reader(context), context.write)
+        except errors.TierlineError as error:
+            await abort(context, error)
+        finally:
+            if self._streams.get(link.peer) is task:
+                del self._streams[link.peer]
+            link.is_up = False
+            self._desk.child_down(link)
+
+    def _link_of(self, first: bytes, context: Context) -> Link:
+        opening = frame_from_wire(parse_frame(first)).body
+        node = getattr(opening, "node", None)
+        if not isinstance(node, str):
+            raise errors.BadFrame("the first frame of a stream must be Open")
+        link = self.links.get(node)
+        if link is None:
+            raise errors.PeerRejected(f"node {node!r} has not joined {self._node!r}; call Fleet.Join first")
+        check_identity(context, node)
+        return link
+
+    async def _replace(self, node: str) -> None:
+        """A node has one stream: a new one ends the old, which TCP may believe alive for minutes."""
+        old = self._streams.get(node)
+        if old is not None:
+            old.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await asyncio.wait((old,))
+
+    def join(self, hello: Hello) -> Welcome:
+        """Admit a child and give it a link; joining again is harmless."""
+        welcome = self._desk.admit(hello)
+        if hello.node not in self.links:
+            link = Link(Session(self._node, self._epoch), self._clock, self._desk.body)
+            link.peer = hello.node
+            self.links[hello.node] = link
+        return welcome
+
+    def plans_for(self, node: str) -> asyncio.Queue[bytes]:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._attending[node] = queue
+        return queue
+
+    def left(self, node: str, queue: asyncio.Queue[bytes]) -> None:
+        """A child's heartbeats ended: its stream, if any is left, ends too."""
+        if self._attending.get(node) is queue:
+            del self._attending[node]
+            stream = self._streams.get(node)
+            if stream is not None:
+                stream.cancel()
+
+
+class _FleetService(fleet_pb2_grpc.FleetServicer):
+    def __init__(self, listener: Listener, desk: ParentDesk) -> None:
+        self._listener, self._desk = listener, desk
+
+    async def Join(self, request: fleet_pb2.Hello, context: Any) -> fleet_pb2.Welcome:
+        try:
+            check_identity(context, request.node)
+            if not request.protocol_min <= PROTOCOL <= request.protocol_max:
+                raise errors.PeerRejected(
+                    f"node {request.node!r} speaks protocols {request.protocol_min} to {request.protocol_max}, "
+                    f"this node speaks {PROTOCOL}; install matching versions of tierline"
+                )
+            welcome = self._listener.join(
+                Hello(
+                    node=request.node,
+                    tier=request.tier,
+                    epoch=request.epoch,
+                    views=tuple(request.views),
+                    bundle_digest=request.bundle_digest,
+                    codecs=tuple(request.codecs),
+                    version=request.version,
+                )
+            )
+        except errors.TierlineError as error:
+            await abort(context, error)
+            raise AssertionError("abort raises") from error
+        return fleet_pb2.Welcome(
+            protocol=PROTOCOL,
+            parent=welcome.parent,
+            epoch=welcome.epoch,
+            plan=plan_pb2.PlanDocument(document=welcome.plan, digest=welcome.plan_digest),
+            bundle_digest=welcome.bundle_digest,
+            manifest=welcome.manifest,
+            heartbeat_s=welcome.heartbeat_s,
+            run=welcome.run,
+        )
+
+    async def Attend(self, request_iterator: Any, context: Any) -> AsyncIterator[fleet_pb2.Directive]:
+        node, plans, beats = "", None, 0
+        try:
+            while True:
+                beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
+                if beat is grpc.aio.EOF:
+                    return
+                if plans is None:
+                    check_identity(context, beat.node)
+                    node, plans = beat.node, self._listener.plans_for(beat.node)
+                self._desk.beat(Beat(beat.node, beat.epoch, beat.status, beat.rtt_ms))
+                beats += 1
+                yield fleet_pb2.Directive(beat=beats)
+                while not plans.empty():
+                    yield fleet_pb2.Directive(plan=plan_pb2.PlanDocument(document=plans.get_nowait()))
+        except asyncio.TimeoutError:
+            await abort(
+                context, errors.LinkTimeout(f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s")
+            )
+        except errors.TierlineError as error:
+            await abort(context, error)
+        finally:
+            if plans is not None:
+                self._listener.left(node, plans)
+
+    async def Fetch(self, request: fleet_pb2.FetchRequest, context: Any) -> AsyncIterator[fleet_pb2.Chunk]:
+        try:
+            raw = self._desk.file(request.digest)
+        except errors.TierlineError as error:
+            await abort(context, error)
+            return
+        for start in range(0, len(raw), CHUNK_BYTES):
+            yield fleet_pb2.Chunk(data=raw[start : start + CHUNK_BYTES])
+
+    async def Status(self, request: fleet_pb2.StatusRequest, context: Any) -> fleet_pb2.StatusReply:
+        return fleet_pb2.StatusReply(status=self._desk.status())
+
+
+def check_identity(context: Context, node: str) -> None:
+    """Under mutual TLS a node may only speak for itself. Raises SecurityError."""
+    identity = peer_node_id(context.auth_context())
+    if identity is not None and identity != node:
+        raise errors.SecurityError(f"the certificate belongs to node {identity!r}, not to {node!r}")
+
+
+def _reader(context: Context) -> Callable[[], Any]:
+    async def read() -> bytes | None:
+        raw = await context.read()
+        return None if raw is grpc.aio.EOF else raw
+
+    return read
