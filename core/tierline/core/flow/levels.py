@@ -91,7 +91,7 @@ class Levels:
     def __init__(
         self, bundle: Bundle, make_engine: MakeEngine, *, views: Mapping[str, str], joins: bool, runs: set[int]
     ) -> None:
-        """`views`: hosted views, each with the Bundle's view it plays; `runs`: higher levels whose Section runs here."""
+        """`views`: hosted view to the Bundle's view it plays; `runs`: higher levels whose Section runs here."""
         manifest = bundle.manifest
         self.manifest = manifest
         self.task: Task = catalog.make("task", manifest.task, labels=manifest.labels)

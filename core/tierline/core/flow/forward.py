@@ -1,0 +1,198 @@
+"""A device that does not join: sends its exit's outputs up, holds features for a Pull, hands answers to its sinks.
+
+Without a parent, or when time runs out, its own exit answers, marked degraded. No I/O; time is injected.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.core.errors import TierlineError
+from tierline.core.flow import journey as j
+from tierline.core.flow.coding import codec_for, decode_rows, encode_outputs
+from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow
+from tierline.core.flow.levels import LOGITS, Levels, stack
+from tierline.core.flow.port import Port
+from tierline.core.flow.reply import make_outcome
+from tierline.core.link import messages as m
+from tierline.core.plan import Placement, Plan
+from tierline.core.protocols import Clock
+from tierline.core.types import Payload, SampleId
+
+MAX_HELD = 4096
+"""Samples whose features are held at once; the oldest are let go first and answered alone."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """One view of one sample, waiting for its verdict."""
+
+    row: PartRow
+    deadline_ns: int
+    spans_ns: list[int]
+    posted_ns: int = 0
+    """0 until its outputs were sent."""
+
+
+class Forwarder:
+    """The state machine of a device below a junction."""
+
+    def __init__(self, node: str, plan: Plan, placement: Placement, levels: Levels, port: Port, clock: Clock) -> None:
+        self.node, self.placement = node, placement
+        self.counts: dict[str, int] = defaultdict(int)
+        self._levels, self._port, self._clock = levels, port, clock
+        self._held: OrderedDict[tuple[str, SampleId], _Held] = OrderedDict()
+        self._unsent: dict[str, list[SampleId]] = defaultdict(list)
+        self._result_spec = levels[levels.root_level].logits_spec
+        self.use(plan)
+
+    def use(self, plan: Plan) -> None:
+        """Take over a Plan's knobs."""
+        self.plan = plan
+        self.eager = plan.mode == "eager"
+
+    def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
+        """A view that was captured and ran through its Section."""
+        spans = list(row.own_ns) or [0] * NUM_SPANS
+        self._held[view, sample] = _Held(row, deadline_ns, spans)
+        self._unsent[view].append(sample)
+        if len(self._held) > MAX_HELD:
+            oldest = next(iter(self._held))
+            self._alone(*oldest, "overrun")
+
+    def pump(self) -> None:
+        """Send what was captured, all rows of a view in one message."""
+        for view in [view for view, samples in self._unsent.items() if samples]:
+            samples, self._unsent[view] = self._unsent[view], []
+            self._send(view, [s for s in samples if (view, s) in self._held])
+
+    def _send(self, view: str, samples: list[SampleId]) -> None:
+        if not samples:
+            return
+        started_ns = self._clock.now_ns()
+        held = [self._held[view, sample] for sample in samples]
+        logits = np.stack([x.row.logits_K for x in held if x.row.logits_K is not None])
+        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
+        part = m.Part(
+            level=0,
+            name=view,
+            ids=samples,
+            plan=self.plan.version,
+            budget_ms=[max(0.0, (x.deadline_ns - started_ns - reserve_ns) / 1e6) for x in held],
+            outputs={LOGITS: encode_outputs(logits)},
+            feature=self._feature(held) if self.eager else None,
+        )
+        sent = self._port.to_parent(part)
+        now_ns = self._clock.now_ns()
+        for sample, x in zip(samples, held, strict=True):
+            x.spans_ns[j.QUEUE] += max(0, started_ns - x.row.arrived_ns - sum(x.row.own_ns))
+            x.spans_ns[j.ENCODE] += now_ns - started_ns
+            x.posted_ns = now_ns
+            if not sent:
+                self._alone(view, sample, "no_parent")
+
+    def _feature(self, held: list[_Held]) -> Payload | None:
+        rows = [x.row.feature for x in held if x.row.feature is not None]
+        return codec_for(self.plan.codecs[0]).encode(np.stack(rows)) if rows else None
+
+    def pull(self, pull: m.Pull) -> None:
+        """The parent wants features."""
+        found = [(sample, self._held.get((pull.name, sample))) for sample in pull.ids]
+        held = [(sample, x) for sample, x in found if x is not None and x.row.feature is not None]
+        features = m.Features(
+            level=0,
+            name=pull.name,
+            ids=[sample for sample, _ in held],
+            feature=self._feature([x for _, x in held]),
+            gone=[sample for sample, x in found if x is None or x.row.feature is None],
+        )
+        self.counts["pulled"] += len(held)
+        self._port.to_parent(features)
+
+    def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
+        """Answers of the parent."""
+        try:
+            outputs = {name: decode_rows(p, self._result_spec) for name, p in verdict.outputs.items()}
+        except TierlineError:
+            for sample in verdict.ids:
+                if (verdict.name, sample) in self._held:
+                    self._alone(verdict.name, sample, "bad_verdict")
+            return
+        now_ns = self._clock.now_ns()
+        for row, sample in enumerate(verdict.ids):
+            x = self._held.pop((verdict.name, sample), None)
+            if x is None:
+                self.counts["late"] += 1
+                continue
+            above = tuple((hop.node, hop.tier, tuple(hop.rows_ns[row])) for hop in verdict.hops)
+            x.spans_ns[j.SEND] += max(0, arrived_ns - x.posted_ns - (above[0][2][0] if above else 0))
+            x.spans_ns[j.DECODE] += now_ns - arrived_ns
+            answered = Answered(
+                verdict.exits[row],
+                {name: rows[row] for name, rows in outputs.items()},
+                verdict.num_views[row],
+                verdict.degraded[row],
+            )
+            self._finish(sample, x, answered, above, now_ns)
+
+    def refused(self, refused: m.Refused) -> None:
+        """The parent cannot use these rows."""
+        self.counts["refused"] += len(refused.ids)
+        for sample in refused.ids:
+            if (refused.name, sample) in self._held:
+                self._alone(refused.name, sample, f"refused: {refused.message}")
+
+    def mode(self, mode: m.Mode) -> None:
+        self.eager = mode.eager
+
+    def parent_down(self) -> None:
+        """The parent was lost: everything that waits is answered here."""
+        for view, sample in list(self._held):
+            self._alone(view, sample, "no_parent")
+
+    def next_deadline_ns(self) -> int | None:
+        """Deadlines grow with captures where sources use one budget: the oldest is first, or nearly."""
+        return next(iter(self._held.values())).deadline_ns if self._held else None
+
+    def expire(self, now_ns: int) -> None:
+        for (view, sample), x in list(self._held.items()):
+            if x.deadline_ns > now_ns:
+                break
+            self._alone(view, sample, "deadline")
+
+    @property
+    def num_open(self) -> int:
+        return len(self._held)
+
+    def _alone(self, view: str, sample: SampleId, reason: str) -> None:
+        """Answer by this node's own exit."""
+        x = self._held.pop((view, sample))
+        now_ns = self._clock.now_ns()
+        if x.posted_ns:
+            x.spans_ns[j.SEND] += now_ns - x.posted_ns
+        runner = self._levels[0]
+        role = self.placement.views[view]
+        rows = [[x.row.logits_K if name == role else None] for name in runner.parts]
+        outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
+        answered = Answered(runner.exit_name, {name: values[0] for name, values in outputs.items()}, 1, reason)
+        self.counts["degraded"] += 1
+        self._finish(sample, x, answered, (), now_ns)
+
+    def _finish(
+        self,
+        sample: SampleId,
+        x: _Held,
+        answered: Answered,
+        above: tuple[tuple[str, str, tuple[int, ...]], ...],
+        started_ns: int,
+    ) -> None:
+        now_ns = self._clock.now_ns()
+        x.spans_ns[j.REPLY] += now_ns - started_ns
+        own = (self.node, self.placement.tier.value, (now_ns - x.row.arrived_ns, *x.spans_ns))
+        self.counts[f"exit:{answered.exit}"] += 1
+        self._port.outcome(
+            make_outcome(sample, x.row.name, x.row.truth, answered, (own, *above), self.plan.version, self._levels.task)
+        )

@@ -1,0 +1,502 @@
+"""A node that joins the views of a sample, decides exits, runs Sections and escalates. No I/O; time is injected.
+
+    JOIN --complete, or window over--> decide the level's exit --confident--> answer
+                                          | unsure
+                                          v
+                             PULL features not yet here --all came--> RUN the next Section --> decide its exit ...
+                                          | the next Section runs elsewhere
+                                          v
+                                    UP: escalate to the parent --verdict--> answer
+
+Whatever happens, each part receives exactly one verdict: from an exit, from the parent, or the best so far, marked
+degraded. `pump` does the work that has become possible, in batches; the driver calls it after feeding messages in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from tierline.core.decide import leaves
+from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
+from tierline.core.flow import journey as j
+from tierline.core.flow.coding import decode_rows, encode_fused
+from tierline.core.flow.journey import Answered, Journey, PartRow, State
+from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
+from tierline.core.flow.port import Port
+from tierline.core.flow.reply import Replier
+from tierline.core.link import messages as m
+from tierline.core.plan import Placement, Plan
+from tierline.core.protocols import Clock
+from tierline.core.types import Array, Arrays, SampleId
+
+MAX_OPEN = 8192
+"""Samples in flight at one junction; more are refused, and their senders answer alone."""
+_WAITS = {State.PULL: j.PULL, State.RUN: j.QUEUE, State.UP: j.SEND}
+MAX_ANSWERED = 8192
+"""Verdicts remembered for duplicates and late views."""
+
+
+class Junction:
+    """The state machine of an edge node or a cloud."""
+
+    def __init__(self, node: str, plan: Plan, placement: Placement, levels: Levels, port: Port, clock: Clock) -> None:
+        self.node, self.placement = node, placement
+        self.counts: dict[str, int] = defaultdict(int)
+        """Samples by exit, and `degraded`, `late`, `refused`, `batches`, `batched`."""
+        self._levels, self._port, self._clock = levels, port, clock
+        self._open: dict[SampleId, Journey] = {}
+        self._answered: OrderedDict[SampleId, Answered] = OrderedDict()
+        self._timers: list[tuple[int, int, SampleId, State]] = []
+        self._num_timers = 0
+        self._joined: list[Journey] = []
+        self._fused: dict[int, list[Journey]] = defaultdict(list)
+        self._busy: set[int] = set()
+        self._hosts: dict[str, set[str]] = {"": set(placement.views.values())}
+        """Parts by the child that is connected and hosts them; our own under the empty name."""
+        self._accepted_plans: set[int] = set()
+        """Versions that share our structure: rows made under an older one still fit."""
+        self._replier = Replier(node, placement.tier.value, levels.task, port, clock)
+        self.use(plan)
+
+    def use(self, plan: Plan) -> None:
+        """Take over a Plan's knobs. Structure must be the one this junction was built for."""
+        if plan.placement(self.node) != self.placement:
+            raise PlanError(f"plan {plan.version}: another placement of {self.node!r}; restart the node to take it")
+        self.plan = plan
+        self._accepted_plans.add(plan.version)
+        self._replier.plan = plan.version
+        self._roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
+
+    # --- what arrives -----------------------------------------------------------------------------------------
+
+    def child_up(self, child: str) -> None:
+        """A child connected: samples wait for its views from now on."""
+        below = [child]
+        for node in below:
+            below.extend(name for name, placement in self.plan.nodes.items() if placement.parent == node)
+        views = {role for node in below if node in self.plan.nodes for role in self.plan.nodes[node].views.values()}
+        self._hosts[child] = views if self.placement.joins else set()
+
+    def child_down(self, child: str) -> None:
+        """A child was lost: nobody waits for its views any more."""
+        self._hosts.pop(child, None)
+        for journey in list(self._open.values()):
+            if journey.state is State.JOIN:
+                self._join_if_complete(journey)
+            elif journey.state is State.PULL:
+                lost = {name for name in journey.awaited if journey.parts[name].owner == child}
+                self._features_settled(journey, lost)
+
+    def part(self, child: str, part: m.Part, arrived_ns: int) -> None:
+        """Rows of one view, or fused features of a junction below."""
+        try:
+            logits_BK, feature_B, name = self._read(part)
+        except TierlineError as error:
+            self._refuse(child, part, error)
+            return
+        decode_ns = self._clock.now_ns() - arrived_ns
+        for row, sample in enumerate(part.ids):
+            self._take(
+                PartRow(
+                    owner=child,
+                    name=part.name,
+                    arrived_ns=arrived_ns,
+                    decode_ns=decode_ns,
+                    logits_K=None if logits_BK is None else logits_BK[row],
+                    feature=None if feature_B is None else feature_B[row],
+                ),
+                sample,
+                part.level,
+                name,
+                arrived_ns + int(part.budget_ms[row] * 1e6),
+                part.num_views[row] if part.fused else 0,
+            )
+
+    def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
+        """A view that this node captured and ran through its own level-0 Section."""
+        self._take(row, sample, 0, self._roles[view], deadline_ns, 0)
+
+    def features(self, child: str, features: m.Features) -> None:
+        """Answer to a Pull."""
+        started_ns = self._clock.now_ns()
+        role = self._roles.get(features.name, features.name)
+        rows: Sequence[Array | None] = [None] * len(features.gone)
+        if features.feature is not None:
+            spec = self._levels[0].feature_spec
+            try:
+                if spec is None:
+                    raise PlanError("features came for a level that has none")
+                rows = [*decode_rows(features.feature, spec), *rows]
+            except TierlineError as error:
+                self.counts["refused"] += 1
+                self._port.to_child(child, m.Refused(0, features.name, (), error.code, str(error)))
+                rows = [None] * (len(features.ids) + len(features.gone))
+        decode_ns = self._clock.now_ns() - started_ns
+        for sample, feature in zip((*features.ids, *features.gone), rows, strict=True):
+            journey = self._open.get(sample)
+            if journey is None or role not in journey.awaited or journey.parts[role].owner != child:
+                continue
+            journey.parts[role].feature = feature
+            journey.spend(j.DECODE, decode_ns)
+            journey.spend(j.PULL, -decode_ns)
+            self._features_settled(journey, {role})
+
+    def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
+        """The parent's answers to what was escalated."""
+        spec = self._levels[self._levels.root_level].logits_spec
+        outputs = {name: decode_rows(payload, spec) for name, payload in verdict.outputs.items()}
+        now_ns = self._clock.now_ns()
+        for row, sample in enumerate(verdict.ids):
+            journey = self._open.get(sample)
+            if journey is None or journey.state is not State.UP:
+                self.counts["late"] += 1
+                continue
+            above = tuple(m.HopTimes(hop.node, hop.tier, (hop.rows_ns[row],)) for hop in verdict.hops)
+            residence_ns = above[0].rows_ns[0][0] if above else 0
+            journey.spend(j.SEND, max(0, arrived_ns - journey.mark_ns - residence_ns))
+            journey.spend(j.DECODE, now_ns - arrived_ns)
+            journey.mark_ns = now_ns
+            journey.above = above
+            journey.exit = verdict.exits[row]
+            journey.outputs = {name: rows[row] for name, rows in outputs.items()}
+            self._answer(journey, verdict.degraded[row])
+
+    def refused(self, refused: m.Refused) -> None:
+        """The parent cannot use what was escalated."""
+        for sample in refused.ids:
+            journey = self._open.get(sample)
+            if journey is not None and journey.state is State.UP:
+                journey.waited(j.SEND, self._clock.now_ns())
+                self._answer(journey, f"refused: {refused.message}")
+
+    def parent_down(self) -> None:
+        """The parent was lost: what waits for it is answered by the best exit so far."""
+        for journey in [x for x in self._open.values() if x.state is State.UP]:
+            journey.waited(j.SEND, self._clock.now_ns())
+            self._answer(journey, "no_parent")
+        self._replier.flush()
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Do what has become possible, in batches, until nothing is left."""
+        while self._joined or any(level not in self._busy for level in self._fused):
+            if self._joined:
+                batch, self._joined = self._joined[: self.plan.max_batch], self._joined[self.plan.max_batch :]
+                self._decide_parts(batch)
+            for level in [level for level in self._fused if level not in self._busy]:
+                waiting = self._fused.pop(level)
+                batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
+                if rest:
+                    self._fused[level] = rest
+                self._run(level, [x for x in batch if x.state is State.RUN])
+        self._replier.flush()
+
+    def next_deadline_ns(self) -> int | None:
+        """When `expire` has something to do."""
+        return self._timers[0][0] if self._timers else None
+
+    def expire(self, now_ns: int) -> None:
+        """Close join windows and answer samples whose time is up."""
+        while self._timers and self._timers[0][0] <= now_ns:
+            _, _, sample, kind = heapq.heappop(self._timers)
+            journey = self._open.get(sample)
+            if journey is None:
+                continue
+            if kind is State.DONE:
+                self._expired(journey)
+            elif journey.state is kind is State.JOIN:
+                self._joined_now(journey, now_ns)
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    # --- joining ----------------------------------------------------------------------------------------------
+
+    def _read(self, part: m.Part) -> tuple[Array | None, Array | None, str]:
+        """Check and decode a Part; returns logits, features and the Bundle's part name."""
+        if part.plan not in self._accepted_plans:
+            raise PlanError(f"made under plan {part.plan}, this node runs plan {self.plan.version}")
+        if part.level >= self._levels.root_level:
+            raise PlanError(f"level {part.level} has nothing above it")
+        runner = self._levels[part.level]
+        if part.fused:
+            if part.feature is None:
+                raise PlanError("a fused part needs its feature")
+            return None, decode_rows(part.feature, runner.fused_feature_spec()), "*"
+        role = self._roles.get(part.name)
+        if role is None or part.name not in self.placement.joins:
+            raise PlanError(
+                f"view {part.name!r} is not joined at {self.node!r}; it joins {', '.join(self.placement.joins)}"
+            )
+        if LOGITS not in part.outputs:
+            raise PlanError(f"view {part.name!r}: no output named {LOGITS!r}")
+        logits_BK = decode_rows(part.outputs[LOGITS], runner.logits_spec)
+        feature_B = None
+        if part.feature is not None and runner.feature_spec is not None:
+            feature_B = decode_rows(part.feature, runner.feature_spec)
+        return logits_BK, feature_B, role
+
+    def _take(self, row: PartRow, sample: SampleId, level: int, name: str, deadline_ns: int, num_views: int) -> None:
+        answered = self._answered.get(sample)
+        if answered is not None:
+            self.counts["late"] += 1
+            self._replier.again(sample, row, level, answered)
+            return
+        journey = self._open.get(sample)
+        if journey is None:
+            if len(self._open) >= MAX_OPEN:
+                error = AdmissionRefused(f"{self.node!r} has {MAX_OPEN} samples in flight")
+                self._refuse(row.owner, m.Part(level, row.name, (sample,), 0, (0.0,), {}), error)
+                return
+            journey = self._open[sample] = Journey(sample, deadline_ns, level)
+            self._timer(deadline_ns, sample, State.DONE)
+            if name != "*" and self.plan.join.by != "none":
+                self._timer(row.arrived_ns + int(self.plan.join.window_ms * 1e6), sample, State.JOIN)
+        if name in journey.parts:
+            return  # first view wins
+        journey.parts[name] = row
+        if name == "*":
+            journey.feature, journey.num_views = row.feature, num_views
+            journey.joined_ns = journey.mark_ns = self._clock.now_ns()
+            self._enqueue_run(journey)
+        elif journey.state is State.JOIN:
+            self._join_if_complete(journey)
+
+    def _join_if_complete(self, journey: Journey) -> None:
+        if self.plan.join.by == "none" or all(views <= journey.parts.keys() for views in self._hosts.values()):
+            self._joined_now(journey, self._clock.now_ns())
+
+    def _joined_now(self, journey: Journey, now_ns: int) -> None:
+        if journey.state is not State.JOIN:
+            return
+        journey.state = State.RUN
+        journey.joined_ns = journey.mark_ns = now_ns
+        journey.num_views = len(journey.parts)
+        journey.is_short = self.plan.join.by != "none" and journey.num_views < self.plan.join.min_views
+        self._joined.append(journey)
+
+    def _decide_parts(self, batch: list[Journey]) -> None:
+        """Level 0's exit for samples whose views are complete."""
+        started_ns = self._clock.now_ns()
+        runner = self._levels[0]
+        rows = [[x.parts[name].logits_K if name in x.parts else None for x in batch] for name in runner.parts]
+        logits_NBK, present_NB = stack(rows, runner.logits_spec)
+        outputs = runner.fuse_outputs(logits_NBK, present_NB)
+        fused_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.waited(j.QUEUE, started_ns)
+            journey.spend(j.AGGREGATE, fused_ns - started_ns)
+        self._settle(batch, 0, outputs, fused_ns, self._need_features)
+
+    def _settle(
+        self,
+        batch: list[Journey],
+        level: int,
+        outputs: Arrays,
+        started_ns: int,
+        unsure: Callable[[list[Journey]], None],
+    ) -> None:
+        """Score one exit, answer the confident, hand on the rest."""
+        runner = self._levels[level]
+        is_root = level == self._levels.root_level
+        score_B = np.zeros(len(batch)) if is_root else runner.rule.score(outputs)
+        leave_B = (
+            np.ones(len(batch), dtype=bool) if is_root else leaves(score_B, self.plan.thresholds[runner.exit_name])
+        )
+        now_ns = self._clock.now_ns()
+        hard = []
+        for row, journey in enumerate(batch):
+            journey.level, journey.exit = level, runner.exit_name
+            journey.outputs = {name: values[row] for name, values in outputs.items()}
+            journey.spend(j.EXIT, now_ns - started_ns)
+            journey.mark_ns = now_ns
+            if leave_B[row]:
+                self._answer(journey, "")
+            else:
+                hard.append(journey)
+        if hard:
+            unsure(hard)
+
+    # --- features and Sections --------------------------------------------------------------------------------
+
+    def _need_features(self, batch: list[Journey]) -> None:
+        """Ask the children for features that did not come with the outputs."""
+        if self._levels[0].feature_spec is None:
+            for journey in batch:
+                self._answer(journey, "")
+            return
+        pulls: dict[tuple[str, str], list[SampleId]] = defaultdict(list)
+        for journey in batch:
+            if not self._can_climb(journey, 1):
+                continue
+            journey.state = State.PULL
+            for name, part in journey.parts.items():
+                if part.feature is None:
+                    journey.awaited.add(name)
+                    pulls[part.owner, part.name].append(journey.id)
+        for (child, name), ids in pulls.items():
+            if not self._port.to_child(child, m.Pull(0, name, ids)):
+                for sample in ids:
+                    self._features_settled(self._open[sample], {self._roles[name]})
+        for journey in batch:
+            if journey.state is State.PULL and not journey.awaited:
+                self._fuse_later(journey)
+
+    def _features_settled(self, journey: Journey, names: Iterable[str]) -> None:
+        journey.awaited.difference_update(names)
+        if journey.state is State.PULL and not journey.awaited:
+            journey.waited(j.PULL, self._clock.now_ns())
+            self._fuse_later(journey)
+
+    def _fuse_later(self, journey: Journey) -> None:
+        journey.level = 0
+        self._enqueue_run(journey)
+
+    def _enqueue_run(self, journey: Journey) -> None:
+        journey.state = State.RUN
+        self._fused[journey.level].append(journey)
+
+    def _run(self, level: int, batch: list[Journey]) -> None:
+        """From level's features to the next Section here, or up to the parent."""
+        if not batch:
+            return
+        started_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.waited(j.QUEUE, started_ns)
+        runner = self._levels[level]
+        if batch[0].feature is None:
+            assert runner.feature_spec is not None
+            rows = [[x.parts[n].feature if n in x.parts else None for x in batch] for n in runner.parts]
+            feature_B = runner.fuse_features(*stack(rows, runner.feature_spec))
+        else:
+            feature_B = np.stack([x.feature for x in batch if x.feature is not None])
+        now_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.spend(j.AGGREGATE, now_ns - started_ns)
+            journey.mark_ns = now_ns
+        if level + 1 not in self.placement.runs:
+            self._escalate(batch, level, feature_B)
+            return
+        self._busy.add(level)
+        self.counts["batches"] += 1
+        self.counts["batched"] += len(batch)
+        self._port.run(level + 1, "*", feature_B, lambda outputs, ns: self._ran(level, batch, outputs, ns))
+
+    def _ran(self, below: int, batch: list[Journey], outputs: Arrays, engine_ns: int) -> None:
+        """A Section's outputs are here."""
+        self._busy.discard(below)
+        now_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.waited(j.QUEUE, now_ns - engine_ns)
+            journey.spend(j.SECTION, engine_ns)
+        alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
+        if not outputs:
+            for row in alive:
+                self._answer(batch[row], "engine")
+            return
+        level = below + 1
+        feature_B = outputs.get(FEATURE)
+        for row in alive:
+            batch[row].feature = None if feature_B is None else feature_B[row]
+        if len(alive) < len(batch):
+            outputs = {name: values[alive] for name, values in outputs.items()}
+        if alive:
+            self._settle([batch[row] for row in alive], level, {LOGITS: outputs[LOGITS]}, now_ns, self._climb)
+
+    def _climb(self, batch: list[Journey]) -> None:
+        for journey in batch:
+            if self._can_climb(journey, journey.level + 1):
+                self._enqueue_run(journey)
+
+    def _can_climb(self, journey: Journey, level: int) -> bool:
+        """Whether the next Section can still answer; if not, the best exit so far does, marked degraded."""
+        if level in self.placement.runs:
+            return True
+        reason = ""
+        if not self._port.parent_is_up():
+            reason = "no_parent"
+        elif self._clock.now_ns() + self._port.parent_rtt_ns() > journey.deadline_ns:
+            reason = "deadline"
+        if reason:
+            self._answer(journey, reason)
+        return not reason
+
+    def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
+        """Send fused features to the parent; from now on the samples wait for its verdict."""
+        started_ns = self._clock.now_ns()
+        all_present = all(len(x.parts) == self._levels[level].num_parts for x in batch)
+        payload = encode_fused(self.plan, self._levels[level], level, feature_B, all_present)
+        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
+        now_ns = self._clock.now_ns()
+        part = m.Part(
+            level=level,
+            name=self.node,
+            ids=[x.id for x in batch],
+            plan=self.plan.version,
+            budget_ms=[max(0.0, (x.deadline_ns - now_ns - reserve_ns) / 1e6) for x in batch],
+            outputs={},
+            feature=payload,
+            fused=True,
+            num_views=[x.num_views for x in batch],
+        )
+        sent = self._port.to_parent(part)
+        for journey in batch:
+            journey.spend(j.ENCODE, now_ns - started_ns)
+            journey.mark_ns = now_ns
+            journey.state = State.UP
+            journey.feature = None
+            if not sent:
+                self._answer(journey, "no_parent")
+
+    # --- answering --------------------------------------------------------------------------------------------
+
+    def _answer(self, journey: Journey, degraded: str) -> None:
+        journey.state = State.DONE
+        del self._open[journey.id]
+        reason = degraded or ("views" if journey.is_short else "")
+        if reason:
+            self.counts["degraded"] += 1
+        if not journey.outputs:
+            # A fused part carries no outputs: the junction that sent it holds the best answer so far.
+            part = journey.parts["*"]
+            self._port.to_child(part.owner, m.Refused(journey.level, part.name, (journey.id,), "timeout", reason))
+            return
+        answered = Answered(journey.exit, journey.outputs, journey.num_views, reason)
+        self._answered[journey.id] = answered
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
+        self.counts[f"exit:{journey.exit}"] += 1
+        self._replier.answer(journey, answered)
+
+    def _expired(self, journey: Journey) -> None:
+        """Time is up: the best exit so far answers."""
+        now_ns = self._clock.now_ns()
+        if journey.state is State.JOIN:
+            journey.joined_ns = journey.mark_ns = now_ns
+            journey.num_views = len(journey.parts)
+        else:
+            journey.waited(_WAITS[journey.state], now_ns)
+        if not journey.outputs and "*" not in journey.parts:
+            runner = self._levels[0]
+            rows = [[journey.parts[n].logits_K if n in journey.parts else None] for n in runner.parts]
+            outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
+            journey.exit, journey.outputs = runner.exit_name, {name: values[0] for name, values in outputs.items()}
+        self._answer(journey, "deadline")
+
+    def _refuse(self, child: str, part: m.Part, error: TierlineError) -> None:
+        self.counts["refused"] += len(part.ids)
+        self._port.to_child(child, m.Refused(part.level, part.name, part.ids, error.code, str(error)))
+
+    def _timer(self, when_ns: int, sample: SampleId, kind: State) -> None:
+        self._num_timers += 1
+        if len(self._timers) > 4 * len(self._open) + 1024:
+            # Most belong to samples long answered: drop those, so that memory follows what is in flight.
+            self._timers = [timer for timer in self._timers if timer[2] in self._open]
+            heapq.heapify(self._timers)
+        heapq.heappush(self._timers, (when_ns, self._num_timers, sample, kind))

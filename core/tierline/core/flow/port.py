@@ -1,0 +1,39 @@
+"""What the sans-IO half of a node asks of the half that does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tierline.core.link.messages import Body
+from tierline.core.protocols import Outcome
+from tierline.core.types import Array, Arrays
+
+Done = Callable[[Arrays, int], None]
+"""Takes a Section's outputs and how long the engine ran, in nanoseconds. Empty outputs: the engine failed."""
+
+
+class Port(Protocol):
+    """Links, engines and sinks, as the flow sees them. Nothing here blocks."""
+
+    def to_child(self, child: str, body: Body) -> bool:
+        """False where the child is not connected."""
+        ...
+
+    def to_parent(self, body: Body) -> bool:
+        """False where the parent is not connected."""
+        ...
+
+    def parent_is_up(self) -> bool: ...
+
+    def parent_rtt_ns(self) -> int:
+        """Smoothed time until the parent acknowledges; 0 until known."""
+        ...
+
+    def outcome(self, outcome: Outcome) -> None:
+        """The one answer of a view that this node hosts."""
+        ...
+
+    def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+        """Run a Section, here and now or on a worker thread, then call `done` on the event loop."""
+        ...

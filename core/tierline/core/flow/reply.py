@@ -1,0 +1,113 @@
+"""Groups answers into verdicts for children and outcomes for this node's own views."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.core.flow.coding import encode_outputs
+from tierline.core.flow.journey import NUM_SPANS, REPLY, Answered, Journey, PartRow
+from tierline.core.flow.port import Port
+from tierline.core.link import messages as m
+from tierline.core.protocols import Clock, Outcome, Task
+from tierline.core.telemetry.ledger import Hop
+from tierline.core.types import SampleId
+
+
+@dataclass(slots=True)
+class _Row:
+    id: SampleId
+    answered: Answered
+    hops: tuple[tuple[str, str, tuple[int, ...]], ...]
+    """(node, tier, (residence, *spans)) from this node upwards."""
+
+
+class Replier:
+    """Collects what is answered within one pump, then sends one Verdict per child, view and shape of ledger."""
+
+    def __init__(self, node: str, tier: str, task: Task, port: Port, clock: Clock) -> None:
+        self.plan = 0
+        self._node, self._tier, self._task, self._port, self._clock = node, tier, task, port, clock
+        self._rows: dict[tuple[str, str, int, str, tuple[str, ...]], list[_Row]] = defaultdict(list)
+
+    def answer(self, journey: Journey, answered: Answered) -> None:
+        """Every part of the sample hears of it."""
+        now_ns = self._clock.now_ns()
+        journey.spend(REPLY, now_ns - journey.mark_ns)
+        above = tuple((hop.node, hop.tier, tuple(hop.rows_ns[0])) for hop in journey.above)
+        for name, part in journey.parts.items():
+            level = journey.level if name == "*" else 0
+            self._add(
+                part,
+                level,
+                _Row(journey.id, answered, ((self._node, self._tier, journey.hop_row(part, now_ns)), *above)),
+            )
+
+    def again(self, sample: SampleId, part: PartRow, level: int, answered: Answered) -> None:
+        """A duplicate or late view gets the verdict that was given."""
+        residence_ns = self._clock.now_ns() - part.arrived_ns
+        hop = (self._node, self._tier, (residence_ns, *([0] * NUM_SPANS)))
+        self._add(part, level, _Row(sample, answered, (hop,)))
+
+    def flush(self) -> None:
+        """Send what was collected."""
+        for (child, name, level, _, _), rows in self._rows.items():
+            self._port.to_child(child, self._verdict(name, level, rows))
+        self._rows.clear()
+
+    def _add(self, part: PartRow, level: int, row: _Row) -> None:
+        if part.owner:
+            shape = ",".join(row.answered.outputs)
+            self._rows[part.owner, part.name, level, shape, tuple(hop[0] for hop in row.hops)].append(row)
+        else:
+            self._port.outcome(self._outcome(part, row))
+
+    def _verdict(self, name: str, level: int, rows: list[_Row]) -> m.Verdict:
+        outputs = {
+            key: encode_outputs(np.stack([row.answered.outputs[key] for row in rows]))
+            for key in rows[0].answered.outputs
+        }
+        return m.Verdict(
+            level=level,
+            name=name,
+            ids=[row.id for row in rows],
+            exits=[row.answered.exit for row in rows],
+            outputs=outputs,
+            num_views=[row.answered.num_views for row in rows],
+            degraded=[row.answered.degraded for row in rows],
+            hops=[
+                m.HopTimes(node, tier, [row.hops[i][2] for row in rows])
+                for i, (node, tier, _) in enumerate(rows[0].hops)
+            ],
+            plan=self.plan,
+        )
+
+    def _outcome(self, part: PartRow, row: _Row) -> Outcome:
+        return make_outcome(row.id, part.name, part.truth, row.answered, row.hops, self.plan, self._task)
+
+
+def make_outcome(
+    sample: SampleId,
+    view: str,
+    truth: int | None,
+    answered: Answered,
+    hops: tuple[tuple[str, str, tuple[int, ...]], ...],
+    plan: int,
+    task: Task,
+) -> Outcome:
+    """What the origin of a view hands to its sinks."""
+    answer = task.decode({name: row[np.newaxis] for name, row in answered.outputs.items()})[0]
+    return Outcome(
+        id=sample,
+        view=view,
+        answer=answer,
+        exit=answered.exit,
+        degraded=bool(answered.degraded),
+        reason=answered.degraded,
+        num_views=answered.num_views,
+        plan=plan,
+        ledger=tuple(Hop(node, tier, times[0], tuple(times[1:])) for node, tier, times in hops),
+        truth=truth,
+    )
