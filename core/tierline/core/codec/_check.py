@@ -1,0 +1,39 @@
+"""What every codec checks before it touches values: dtype on the way out, everything about a Payload on the way in."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tierline.core.errors import CorruptPayload, ShapeMismatch
+from tierline.core.types import Array, Payload, TensorSpec
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def float_rows(x_B: Array, codec: str) -> Array:
+    """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
+    if x_B.dtype != FLOAT32 or x_B.ndim == 0:
+        raise ShapeMismatch(f"{codec}: takes a batch of float32, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
+    return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
+
+
+def check_head(payload: Payload, codec: str, dtypes: tuple[str, ...], limit: TensorSpec, max_rows: int) -> int:
+    """Number of rows, once token, dtype and shape are what `limit` allows. Raises CorruptPayload."""
+    if payload.codec != codec:
+        raise CorruptPayload(f"{codec}: the payload is coded with {payload.codec!r}")
+    if payload.dtype != limit.dtype or payload.dtype not in dtypes:
+        raise CorruptPayload(f"{codec}: dtype {payload.dtype!r} where {limit.dtype} was agreed")
+    shape = payload.shape
+    if tuple(shape[1:]) != limit.shape or not shape or not isinstance(shape[0], int) or shape[0] < 0:
+        raise CorruptPayload(f"{codec}: shape {list(shape)} is no batch of {list(limit.shape)}")
+    if shape[0] > max_rows:
+        raise CorruptPayload(f"{codec}: {shape[0]} rows, at most {max_rows} are taken")
+    return shape[0]
+
+
+def check_length(payload: Payload, expected: int) -> None:
+    """Raise CorruptPayload unless the data has exactly `expected` bytes."""
+    if len(payload.data) != expected:
+        raise CorruptPayload(f"{payload.codec}: {len(payload.data)} bytes of data, its shape needs {expected}")
