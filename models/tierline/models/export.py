@@ -1,12 +1,14 @@
 """From a trained DDNN to a Bundle: one ONNX file per Section, and the manifest that says how they fit together.
 
-Inputs are named `image` at level 0 and `feature` above, outputs `feature` (but at the root) and `logits`; the extra
-block of a `concat` local exit takes and gives `logits`.
+Inputs are named `image` at level 0 and `fused` above, outputs `feature` (but at the root) and `logits`; the extra
+block of a `concat` local exit turns `fused` into `logits`. ONNX allows no name on both sides of a graph.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import msgspec
 
 from tierline.core.bundle import (
     SCHEMA,
@@ -40,7 +42,6 @@ def make_bundle(
     name: str,
     labels: list[str],
     preprocess: Preprocess,
-    calibration: Calibration | None = None,
     origin: dict[str, str] | None = None,
 ) -> Bundle:
     """Write the Bundle of a trained model into `folder`; equal weights give equal bytes."""
@@ -64,12 +65,12 @@ def make_bundle(
         levels.append(
             Level(
                 tier=Tier.EDGE,
-                sections={ANY_VIEW: _section("edge", model.edge, "feature", files, root=False)},
+                sections={ANY_VIEW: _section("edge", model.edge, "fused", files, root=False)},
                 exit=Exit(name="edge", rule=config.exit_rule),
                 feature_codec=_codec(model.edge),
             )
         )
-    cloud = {ANY_VIEW: _section("cloud", model.cloud, "feature", files, root=True)}
+    cloud = {ANY_VIEW: _section("cloud", model.cloud, "fused", files, root=True)}
     levels.append(Level(tier=Tier.CLOUD, sections=cloud, exit=Exit(name="cloud", rule=config.exit_rule)))
     manifest = Manifest(
         schema=SCHEMA,
@@ -81,10 +82,15 @@ def make_bundle(
         views=views,
         levels=levels,
         files={},
-        calibration=calibration,
         origin=origin or {},
     )
     return write_bundle(folder, manifest, files)
+
+
+def with_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
+    """The same Bundle, rewritten with its thresholds and curve."""
+    files = {file: bundle.read(file) for file in bundle.manifest.files}
+    return write_bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, calibration=calibration), files)
 
 
 def _codec(section: Section) -> str:
@@ -110,7 +116,7 @@ def _head(model: DDNN, files: dict[str, bytes]) -> SectionFile:
     assert model.head is not None
     num_in, num_out = model.config.num_views * model.config.num_classes, model.config.num_classes
     graph = GraphWriter("local-head")
-    graph.output(graph.fc(graph.input("logits", (num_in,)), model.head), "logits", (num_out,))
+    graph.output(graph.fc(graph.input("fused", (num_in,)), model.head), "logits", (num_out,))
     files["local-head.onnx"] = graph.to_bytes()
-    inputs, outputs = {"logits": Tensor("float32", (num_in,))}, {"logits": Tensor("float32", (num_out,))}
+    inputs, outputs = {"fused": Tensor("float32", (num_in,))}, {"logits": Tensor("float32", (num_out,))}
     return SectionFile("local-head", "local-head.onnx", inputs, outputs)
