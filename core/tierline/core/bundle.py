@@ -47,7 +47,7 @@ class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aggregator: str = "max_pool"
     """Fuses the logits of the level's parts."""
     head: Section | None = None
-    """An extra FC block after fusion (input `logits`, output `logits`); needed where `aggregator` is concat."""
+    """An extra FC block after fusion (input `fused`, output `logits`); needed where `aggregator` is concat."""
     rule: str = "entropy"
 
 
@@ -59,7 +59,7 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By view name at level 0; the single key `*` above."""
     exit: Exit
     feature_aggregator: str = "concat"
-    """Fuses this level's features into the next level's input (tensor `feature`)."""
+    """Fuses this level's features into the next level's input (tensor `fused`)."""
     feature_codec: str = "raw"
     """What the feature's values allow: `bitplane` for features of +-1."""
 

@@ -1,0 +1,107 @@
+"""From the name of a data set to a calibrated Bundle: what `tierline train` and `tierline demo --retrain` call."""
+
+from __future__ import annotations
+
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from tierline.core.bundle import Bundle
+from tierline.core.catalog import nearest
+from tierline.core.errors import ConfigError
+from tierline.models.calibrate import calibrate, parse_goal
+from tierline.models.data.dataset import Dataset, Report
+from tierline.models.data.load import load
+from tierline.models.ddnn import DDNNConfig
+from tierline.models.evaluate import run_bundle
+from tierline.models.export import make_bundle, with_calibration
+from tierline.models.train.ddnn import Progress, TrainConfig, train
+from tierline.models.views import prepare, preprocess_for
+
+SMALL = 5000
+"""Training splits below this many samples need more passes."""
+
+
+def train_bundle(
+    data: str | Path | Dataset,
+    out: Path,
+    *,
+    devices: int | None = None,
+    seed: int = 0,
+    model: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    thresholds: str = "target_exit_share=0.4",
+    progress: Progress | None = None,
+    report: Report | None = None,
+    command: str = "",
+) -> tuple[Bundle, Dataset]:
+    """Train on the training split, choose thresholds on the validation split, write the Bundle into `out`.
+
+    `devices` defaults to the data set's own number of views, else 6. `model` and `training` override single values of
+    DDNNConfig and TrainConfig. Returns the Bundle and the data set, whose test split is untouched. Raises DataError,
+    ConfigError.
+    """
+    parse_goal(thresholds)  # a typing error should not cost a training run
+    dataset = data if isinstance(data, Dataset) else load(data, seed, report)
+    preprocess = preprocess_for(dataset, devices or dataset.num_views or 6)
+    fitted, validation = prepare(dataset.train, preprocess), prepare(dataset.validation, preprocess)
+    shape = fitted.images.shape
+    config = _build(
+        DDNNConfig,
+        "model",
+        {"num_views": shape[0], "num_classes": len(dataset.labels), "view_shape": tuple(shape[2:])},
+        model or {},
+    )
+    how = _build(TrainConfig, "train", {"seed": seed, **training_defaults(shape[1])}, training or {})
+    trained = train(config, fitted, validation, how, progress)
+    origin = {
+        "command": command,
+        "data": dataset.name,
+        "seed": str(seed),
+        "epochs": str(how.epochs),
+        "device_dropout": str(how.device_dropout),
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    plain = make_bundle(trained, out, name=dataset.name, labels=dataset.labels, preprocess=preprocess, origin=origin)
+    return with_calibration(plain, calibrate(plain, run_bundle(plain, validation), thresholds)), dataset
+
+
+def training_defaults(num_samples: int) -> dict[str, Any]:
+    """Passes and batch by size of the training split: small sets need passes, large ones large batches."""
+    return {"epochs": 40, "batch_size": 64} if num_samples < SMALL else {"epochs": 8, "batch_size": 128}
+
+
+def write_samples(path: Path, dataset: Dataset, num: int | None = None) -> None:
+    """Write the first `num` test samples (default: all) as the `.npz` that `dataset:` sources read.
+
+    Keys: `images` uint8 (S, H, W[, C]) or, with own images per view, `views` (S, N, H, W, C) and `present` bool (S, N);
+    `labels` int64 (S,).
+    """
+    test = dataset.test.take(np.arange(len(dataset.test) if num is None else min(num, len(dataset.test))))
+    arrays = {"labels": test.labels, "views" if test.images.ndim == 5 else "images": test.images}
+    if test.view_labels is not None:
+        arrays["present"] = test.view_labels >= 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _build(cls: Any, what: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """A config of `defaults` overridden by `given`. Raises ConfigError for a key it does not know."""
+    valid = [field.name for field in fields(cls)]
+    for key in given:
+        if key not in valid:
+            raise ConfigError(f"{what}: no option {key!r}{nearest(key, valid)}")
+    return cls(**{**defaults, **given})
