@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -29,6 +30,7 @@ from tierline.core.protocols import Capture, Clock
 
 _log = logging.getLogger("tierline.source")
 _POLL_S = 0.25  # how soon a silent pipe notices that the source is being closed
+_PASSWORD = re.compile(r"//[^/@\s]*@")  # users log what ffmpeg says, and it repeats the address
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +186,13 @@ class FrameReader:
 
     def _read_frames(self, pipe: int) -> str:
         plan = self._plan
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
         while not self._closing:
             buffer = bytearray(plan.height * plan.row_bytes)
             filled, began_ns, waited_s = memoryview(buffer), 0, 0.0
             while filled:
-                if not select.select([pipe], [], [], _POLL_S)[0]:
+                if not poll.poll(1000 * _POLL_S):
                     waited_s += _POLL_S
                     if self._closing:
                         return ""
@@ -230,6 +234,8 @@ class FrameReader:
             self._room.wait_for(lambda: self._closing, delay_s)
 
     def _stop(self, child: subprocess.Popen[bytes]) -> None:
+        if child.poll() is not None:
+            return  # reaped: its number may belong to someone else by now
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, number)
@@ -246,4 +252,4 @@ class FrameReader:
 def _listen(stderr: IO[bytes], complaints: deque[str]) -> None:
     while line := stderr.readline(4096):
         if text := line.decode(errors="replace").strip():
-            complaints.append(text)
+            complaints.append(_PASSWORD.sub("//", text))

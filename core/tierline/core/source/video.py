@@ -55,7 +55,7 @@ class Video:
 
     async def open(self) -> None:
         """Start decoding. Raises DataError for a missing file, MissingDependency without ffmpeg."""
-        if not self._path.is_file():  # noqa: ASYNC240 (one stat call at start)
+        if not self._path.is_file():
             raise DataError(f"{self._path}: no such file")
         await self._reader.open()
 
