@@ -62,7 +62,7 @@ def test_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = json.loads(calls.read_text())
     assert said.index("-stream_loop") < said.index("-i") and said.index("-re") < said.index("-i")
     assert said[said.index("-i") + 1] == f"file:{tmp_path / 'v.mp4'}"
-    assert "scale=5:2" in said and "rgb24" in said
+    assert "scale=5:2" in said[said.index("-vf") + 1] and "rgb24" in said
     with pytest.raises(DataError, match=r"w\.mp4: no such file"):
         take(f"video:{tmp_path / 'w.mp4'}", 1)
 
@@ -95,7 +95,7 @@ def test_without_the_programs_the_remedy_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "v.mp4").touch()
     for uri in (f"video:{tmp_path / 'v.mp4'}", "rtsp://h/s", "gst:videotestsrc"):
-        with pytest.raises(MissingDependency, match="view 'cam' .*is not installed; install it"):
+        with pytest.raises(MissingDependency, match=r"view 'cam' .*is not installed; install it"):
             take(uri, 1)
 
 
@@ -107,6 +107,10 @@ def test_true_ffmpeg(tmp_path: Path) -> None:
     assert [c.seq for c in got] == [0, 1, 2, 3, 4]
     assert got[0].image.shape == (24, 32, 3)
     np.testing.assert_allclose(got[0].image.mean((0, 1)), [255, 0, 0], atol=8)
+    gaps = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=2", "-vf", "select=not(between(n\\,3\\,12))"]
+    target = ["-c:v", "ffv1", "-f", "matroska", str(tmp_path / "v.mkv")]
+    subprocess.run(["ffmpeg", "-loglevel", "error", *gaps, *target], check=True, timeout=30)
+    assert len(take(f"video:{tmp_path / 'v.mkv'}?width=32&height=24", 99)) == 10  # no repeats for the missing second
     (tmp_path / "bad.avi").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"bad\.avi"):
         take(f"video:{tmp_path / 'bad.avi'}", 1)

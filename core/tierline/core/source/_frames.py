@@ -76,6 +76,16 @@ class FramePlan:
         return -(-3 * self.width // self.row_multiple) * self.row_multiple
 
 
+def ffmpeg_output(width: int, height: int) -> list[str]:
+    """Arguments that make ffmpeg write every decoded frame once, scaled, as raw RGB to its stdout.
+
+    ffmpeg would repeat and drop frames to hold a constant rate, and the option against it changed its name between
+    versions 4 and 9; frames renumbered to one per second of virtual time leave it nothing to repair in any version.
+    """
+    filters = f"scale={width}:{height},settb=1,setpts=N"
+    return ["-an", "-vf", filters, "-r", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+
+
 class FrameReader:
     """Runs the child and hands out its frames; the methods of `protocols.Source`."""
 
@@ -174,9 +184,9 @@ class FrameReader:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(self._plan.stop_s)  # the pipe ended; let it give its exit status
         finally:
+            child.stdout.close()  # first: a child stuck in a write to a full pipe does not see SIGTERM
             self._stop(child)
             listener.join(self._plan.stop_s)
-            child.stdout.close()
             if not listener.is_alive():
                 child.stderr.close()
         if problem or child.returncode == 0:

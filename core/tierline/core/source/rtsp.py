@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from tierline.core.errors import ConfigError
 from tierline.core.protocols import Capture
-from tierline.core.source._frames import FramePlan, FrameReader
+from tierline.core.source._frames import FramePlan, FrameReader, ffmpeg_output
 
 
 class Rtsp:
@@ -30,8 +30,7 @@ class Rtsp:
         if not url.hostname:
             raise ConfigError("no host; write rtsp://HOST/PATH")
         command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-rtsp_transport", "tcp", "-fflags", "nobuffer"]
-        command += ["-flags", "low_delay", "-i", location, "-an", "-vf", f"scale={width}:{height}"]
-        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+        command += ["-flags", "low_delay", "-i", location, *ffmpeg_output(width, height)]
         # The address may carry a password, so messages show the host and path only.
         self._reader = FrameReader(
             FramePlan(

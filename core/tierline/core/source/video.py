@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tierline.core.errors import ConfigError, DataError
 from tierline.core.protocols import Capture
-from tierline.core.source._frames import FramePlan, FrameReader
+from tierline.core.source._frames import FramePlan, FrameReader, ffmpeg_output
 
 
 class Video:
@@ -34,8 +34,7 @@ class Video:
         command = ["ffmpeg", "-nostdin", "-loglevel", "error"]
         command += ["-re"] if realtime else []
         command += ["-stream_loop", "-1"] if loop else []
-        command += ["-i", f"file:{location}", "-an", "-vf", f"scale={width}:{height}"]
-        command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+        command += ["-i", f"file:{location}", *ffmpeg_output(width, height)]
         self._reader = FrameReader(
             FramePlan(
                 command,
