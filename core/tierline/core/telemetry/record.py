@@ -1,0 +1,85 @@
+"""The JSON shape of an Outcome: what sinks write and reports read. Durations in ms, written from integer ns.
+
+    {"id": {"origin", "epoch", "seq"}, "view", "label", "index", "confidence", "exit", "degraded", "reason",
+     "num_views", "plan", "truth", "total_ms", "hops": [{"node", "tier", "residence_ms", "spans_ms": {...}}], "extra"}
+
+`total_ms` is the residence at the origin, 0 without a ledger; spans of 0 are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tierline.core.errors import DataError
+from tierline.core.protocols import Outcome
+from tierline.core.telemetry.ledger import SPANS, Hop
+from tierline.core.types import Answer, NodeId, SampleId
+
+_NS_PER_MS = 1e6
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """The record of one outcome, of plain JSON values."""
+    answer = outcome.answer
+    return {
+        "id": {"origin": str(outcome.id.origin), "epoch": outcome.id.epoch, "seq": outcome.id.seq},
+        "view": outcome.view,
+        "label": answer.label,
+        "index": answer.index,
+        "confidence": float(answer.confidence),
+        "exit": outcome.exit,
+        "degraded": outcome.degraded,
+        "reason": outcome.reason,
+        "num_views": outcome.num_views,
+        "plan": outcome.plan,
+        "truth": outcome.truth,
+        "total_ms": outcome.ledger[0].residence_ns / _NS_PER_MS if outcome.ledger else 0.0,
+        "hops": [
+            {
+                "node": hop.node,
+                "tier": hop.tier,
+                "residence_ms": hop.residence_ns / _NS_PER_MS,
+                "spans_ms": {name: ns / _NS_PER_MS for name, ns in hop.named().items()},
+            }
+            for hop in outcome.ledger
+        ],
+        "extra": {key: float(value) for key, value in outcome.extra.items()},
+    }
+
+
+def outcome_line(outcome: Outcome) -> bytes:
+    """The record as one line of JSON with its newline."""
+    return msgspec.json.encode(outcome_record(outcome)) + b"\n"
+
+
+def read_outcome(line: bytes | str) -> Outcome:
+    """The inverse of `outcome_line`, exact to the nanosecond. Raises DataError for a line that is no record."""
+    try:
+        return _from_record(msgspec.json.decode(line))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"not the record of an outcome: {type(error).__name__}: {error}") from error
+
+
+def _from_record(record: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        id=SampleId(NodeId(record["id"]["origin"]), record["id"]["epoch"], record["id"]["seq"]),
+        view=record["view"],
+        answer=Answer(record["index"], record["label"], record["confidence"]),
+        exit=record["exit"],
+        degraded=record["degraded"],
+        reason=record["reason"],
+        num_views=record["num_views"],
+        plan=record["plan"],
+        ledger=tuple(_hop(hop) for hop in record["hops"]),
+        truth=record["truth"],
+        extra=dict(record["extra"]),
+    )
+
+
+def _hop(hop: Mapping[str, Any]) -> Hop:
+    spans_ms = hop["spans_ms"]
+    spans_ns = tuple(round(spans_ms.get(name, 0.0) * _NS_PER_MS) for name in SPANS)
+    return Hop(hop["node"], hop["tier"], round(hop["residence_ms"] * _NS_PER_MS), spans_ns)
