@@ -162,7 +162,7 @@ def describe(cert_pem: bytes) -> Description:
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
     uris = [u.removeprefix(NODE_URI) for u in names.get_values_for_type(x509.UniformResourceIdentifier)]
-    hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
     return Description(
         subject=certificate.subject.rfc4514_string(),
         node_id=NodeId(uris[0]) if len(uris) == 1 else None,

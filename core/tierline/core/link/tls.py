@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,18 +158,21 @@ async def explain_failure(address: str, ca_pem: bytes, tls: TlsFiles | None, tim
     host, port = split_address(address)
     context = _context(server=False)
     context.check_hostname = True
-    context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    try:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        return SecurityError(f"{address}: the authority to trust is no readable certificate ({error}); {INVITE_AGAIN}")
     if tls is not None:
         _load_pair(context, tls)
     try:
-        await asyncio.wait_for(_dial(host, port, context), timeout_s)
+        accepted = await asyncio.wait_for(_is_answered(host, port, context), timeout_s)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code not in (_WRONG_NAME, _WRONG_ADDRESS):
             return SecurityError(f"{address}: the server's certificate {_verdict(error, 'the authority trusted here')}")
         context.check_hostname = False
         listed = ""
         with contextlib.suppress(OSError, asyncio.TimeoutError):
-            listed = ", ".join((await asyncio.wait_for(_dial(host, port, context), timeout_s)).hosts)
+            listed = ", ".join((await asyncio.wait_for(_ask_identity(host, port, context), timeout_s)).hosts)
         return SecurityError(
             f"{address}: the server's certificate is not for {host!r} but lists: {listed or 'no name'}; dial one of "
             f"these, or run `tierline cloud init --host {host}` there to add it"
@@ -178,12 +181,19 @@ async def explain_failure(address: str, ca_pem: bytes, tls: TlsFiles | None, tim
         reason = error.reason or ""
         if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE"):
             return SecurityError(f"{address}: the server does not speak TLS; check the port, or its --insecure")
-        if "ALERT" in reason:
-            return SecurityError(f"{address}: the server refused this node's certificate ({reason}); {INVITE_AGAIN}")
-        return SecurityError(f"{address}: TLS failed ({reason})")
+        return _refused(address, tls) if "ALERT" in reason else SecurityError(f"{address}: TLS failed ({reason})")
     except (OSError, asyncio.TimeoutError) as error:
-        return LinkUnavailable(f"{address}: not reachable ({error or 'timed out'}); is it running, is the port open?")
+        reason = str(error) or "timed out"
+        return LinkUnavailable(f"{address}: not reachable ({reason}); is it running, is the port open?")
+    if not accepted:
+        return _refused(address, tls)
     return LinkUnavailable(f"{address}: TLS is in order, but the call failed; try again")
+
+
+def _refused(address: str, tls: TlsFiles | None) -> SecurityError:
+    if tls is None:
+        return SecurityError(f"{address}: the server demands a certificate and this node has none; {INVITE_AGAIN}")
+    return SecurityError(f"{address}: the server refused this node's certificate, {tls.cert}; {INVITE_AGAIN}")
 
 
 def _verdict(error: ssl.SSLCertVerificationError, authority: str) -> str:
@@ -241,18 +251,30 @@ def _node_id_among(names: list[str]) -> NodeId | None:
     return NodeId(found[0]) if len(found) == 1 and found[0] else None
 
 
-async def _dial(host: str, port: int, context: ssl.SSLContext) -> Identity:
-    """Shake hands, then wait for the server's first bytes: in TLS 1.3 it judges our certificate after the handshake."""
+@contextlib.asynccontextmanager
+async def _dialled(
+    host: str, port: int, context: ssl.SSLContext
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(host, port, ssl=context)
     try:
-        peer = writer.get_extra_info("peercert")
-        if not await reader.read(1):
-            raise ConnectionResetError("closed by the server")
-        return _identity(peer)
+        yield reader, writer
     finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        writer.transport.abort()  # a polite close would wait for the other side's
+
+
+async def _ask_identity(host: str, port: int, context: ssl.SSLContext) -> Identity:
+    async with _dialled(host, port, context) as (_, writer):
+        return _identity(writer.get_extra_info("peercert"))
+
+
+async def _is_answered(host: str, port: int, context: ssl.SSLContext) -> bool:
+    """Greet as HTTP/2 does: in TLS 1.3 a server judges our certificate only after our side of the handshake is done."""
+    async with _dialled(host, port, context) as (reader, writer):
+        try:
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+            return bool(await reader.read(1))
+        except (ConnectionResetError, BrokenPipeError):
+            return False
 
 
 def _handshake_in_memory(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any] | None:
