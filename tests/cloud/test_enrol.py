@@ -154,9 +154,11 @@ def test_expired_token_is_refused(cloud: Cloud, tmp_path: Path) -> None:
 def test_guessed_token_and_revoked_invitation_look_alike(cloud: Cloud, tmp_path: Path) -> None:
     line = cloud.invite("orin-1")
     true = Invitation.decode(line)
-    guess = Invitation(true.address, true.node_id, "guess", true.ca_pem, true.expires).encode()
+    guess = Invitation(true.address, true.node_id, "guess", true.ca_pem, true.expires)
     with pytest.raises(SecurityError, match="unknown invitation"):
-        join(guess, tmp_path / "node")
+        join(guess.encode(), tmp_path / "node")
+    with pytest.raises(SecurityError, match="unknown invitation"):  # a stranger's request is not even parsed
+        asyncio.run(claim(guess, b"nonsense"))
     cloud.store.revoke("orin-1")
     with pytest.raises(SecurityError, match="unknown invitation"):
         join(line, tmp_path / "node")

@@ -89,24 +89,29 @@ def test_newer_invitation_ends_the_older(store: InviteStore) -> None:
 
 def test_two_claims_at_once_get_one_certificate(tmp_path: Path, wall: Wall) -> None:
     token = InviteStore(tmp_path, wall).create("orin-1", ADDRESS, b"").token
-    outcomes: list[str] = []
-    barrier = threading.Barrier(4)
+    rival_store = InviteStore(tmp_path, wall)
+    rival_outcome: list[str] = []
 
-    def claim() -> None:
-        store = InviteStore(tmp_path, wall)
-        barrier.wait(10)
+    def rival() -> None:
         try:
-            store.redeem(token, "orin-1")
-            outcomes.append("redeemed")
-        except SecurityError:
-            outcomes.append("refused")
+            rival_store.redeem(token, "orin-1")
+            rival_outcome.append("redeemed")
+        except SecurityError as error:
+            rival_outcome.append(str(error))
 
-    threads = [threading.Thread(target=claim) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert sorted(outcomes) == ["redeemed", "refused", "refused", "refused"]
+    thread = threading.Thread(target=rival)
+
+    def look_at_the_clock() -> float:
+        """Called between reading the invitation and spending it: the rival must have to wait right here."""
+        if not thread.ident:
+            thread.start()
+            thread.join(0.2)
+        return wall()
+
+    InviteStore(tmp_path, look_at_the_clock).redeem(token, "orin-1")
+    thread.join(30)
+    assert len(rival_outcome) == 1
+    assert "used before" in rival_outcome[0]
 
 
 def test_store_keeps_no_token_and_is_private(store: InviteStore, tmp_path: Path) -> None:
