@@ -55,7 +55,7 @@ class EnrolmentService(enrol_pb2_grpc.EnrolmentServicer):
         self._days = days
         self._limit = limit or RateLimit(MonotonicClock())
 
-    async def Claim(  # noqa: N802  # gRPC's name
+    async def Claim(
         self,
         request: enrol_pb2.ClaimRequest,
         context: grpc.aio.ServicerContext[enrol_pb2.ClaimRequest, enrol_pb2.ClaimReply],

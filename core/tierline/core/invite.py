@@ -162,7 +162,7 @@ class InviteStore:
 
     def is_revoked(self, *, node_id: str | None = None, serial: str | None = None) -> bool:
         """Whether this certificate was revoked, or this node has certificates but none that still counts."""
-        with self._transaction() as db:
+        with self._transaction("DEFERRED") as db:
             if serial is not None:
                 row = db.execute("SELECT revoked FROM certificate WHERE serial = ?", (serial,)).fetchone()
                 if row is not None and row[0] is not None:
@@ -176,7 +176,7 @@ class InviteStore:
         """Every node with a certificate or an open invitation, sorted by id."""
         now = self._wall_s()
         found: dict[str, NodeRecord] = {}
-        with self._transaction() as db:
+        with self._transaction("DEFERRED") as db:
             open_invitations = db.execute(
                 "SELECT node_id, hosts, expires FROM invitation WHERE used IS NULL"
             ).fetchall()
@@ -228,10 +228,13 @@ class InviteStore:
                 )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One connection per use, so that threads and processes need no agreement; all or nothing."""
+    def _transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """One connection per use, so that threads and processes need no agreement; all or nothing.
+
+        IMMEDIATE keeps every other writer out between a look and the change that follows; DEFERRED is for looking only.
+        """
         with contextlib.closing(sqlite3.connect(self._path, timeout=10.0, isolation_level=None)) as db:
-            db.execute("BEGIN IMMEDIATE")
+            db.execute(f"BEGIN {kind}")
             try:
                 yield db
             except BaseException:
