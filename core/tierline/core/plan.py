@@ -25,7 +25,7 @@ from tierline.core.types import NodeId, Tier
 SCHEMA = 1
 ORDER = {Tier.DEVICE: 0, Tier.EDGE: 1, Tier.CLOUD: 2}
 
-JoinBy = Literal["none", "sequence", "trigger", "time"]
+JoinBy = Literal["none", "sequence", "trigger"]
 Mode = Literal["eager", "on_demand", "auto"]
 
 
@@ -38,7 +38,7 @@ class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_views: int = 1
     """A sample with fewer views is answered, but marked degraded."""
     period_ms: float = 0.0
-    """`trigger`: the junction asks for captures this often (0: only when told). `time`: width of a bucket."""
+    """`trigger`: the junction asks for captures this often (0: only when told)."""
 
 
 class HierarchyNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

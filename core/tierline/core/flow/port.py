@@ -34,6 +34,10 @@ class Port(Protocol):
         """The one answer of a view that this node hosts."""
         ...
 
+    def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
+        """A part was answered here: for metrics."""
+        ...
+
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         """Run a Section, here and now or on a worker thread, then call `done` on the event loop."""
         ...

@@ -88,6 +88,11 @@ class Link:
         """Frames queued and not yet handed to gRPC."""
         return len(self._outbox)
 
+    @property
+    def rtt_ns(self) -> int:
+        """Smoothed time from posting a message to its acknowledgement, the peer's work included; 0 until known."""
+        return self._session.rtt_ns
+
     def profile(self) -> LinkProfile:
         return LinkProfile(self._session.rtt_ns / 1e6, self._session.num_unacked)
 

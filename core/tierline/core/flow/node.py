@@ -1,0 +1,291 @@
+"""The half of a node that does I/O: links, engines on threads, timers, around the sans-IO flow.
+
+One event loop per process. `Node` is what an agent and a cloud have in common; sources, sinks and the registry of a
+fleet are theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.core.bundle import Bundle
+from tierline.core.errors import TierlineError
+from tierline.core.flow.forward import Forwarder
+from tierline.core.flow.journey import NUM_SPANS, PREPROCESS, SECTION, PartRow
+from tierline.core.flow.junction import Junction
+from tierline.core.flow.levels import FEATURE, LOGITS, Levels, engine_maker
+from tierline.core.flow.port import Done
+from tierline.core.link import messages as m
+from tierline.core.link.link import Link
+from tierline.core.plan import Plan
+from tierline.core.preprocess import Preprocessor
+from tierline.core.protocols import Clock, Outcome
+from tierline.core.telemetry.ledger import SPAN_INDEX
+from tierline.core.types import Array, Arrays, NodeId, SampleId, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How Sections run on this machine."""
+
+    name: str = "onnxruntime"
+    inline_ms: float = 0.5
+    """A run expected to take longer goes to a worker thread, so that links stay responsive."""
+
+
+class Node:
+    """Implements `Port` for its flow; owners feed captures in and get outcomes out."""
+
+    def __init__(
+        self,
+        node_id: str,
+        epoch: int,
+        clock: Clock,
+        engine: EngineSettings,
+        *,
+        on_outcome: Callable[[Outcome], None],
+        on_answered: Callable[[str, int, int], None] = lambda exit_name, residence_ns, queue_ns: None,
+    ) -> None:
+        """`on_answered(exit, residence_ns, queue_ns)` is called for every sample answered here, for metrics."""
+        self.id, self.epoch, self.clock = node_id, epoch, clock
+        self.plan: Plan | None = None
+        self.bundle: Bundle | None = None
+        self.flow: Junction | Forwarder | None = None
+        self.parent: Link | None = None
+        self.children: dict[str, Link] = {}
+        self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
+        """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
+        self._engine = engine
+        self._on_outcome, self._on_answered = on_outcome, on_answered
+        self._levels: Levels | None = None
+        self._preprocess: Preprocessor | None = None
+        self._row_ns: dict[tuple[int, str], int] = {}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+
+    # --- the Plan ---------------------------------------------------------------------------------------------
+
+    def adopt(self, plan: Plan, bundle: Bundle) -> None:
+        """Take a Plan: knobs at once; a new structure rebuilds the flow, after answering what is in flight."""
+        placement = plan.placement(self.id)
+        if self.flow is not None and self.bundle is not None and bundle.digest == self.bundle.digest:
+            if placement == self.flow.placement:
+                self.flow.use(plan)
+                self.plan = plan
+                return
+        levels = Levels(
+            bundle,
+            engine_maker(self._engine.name),
+            views=placement.views,
+            joins=bool(placement.joins),
+            runs=set(placement.runs),
+        )
+        if self.flow is not None and self._levels is not None:
+            self.flow.parent_down()
+            self._levels.close()
+        self._levels = levels
+        self._preprocess = Preprocessor(bundle.manifest.preprocess)
+        self.plan, self.bundle = plan, bundle
+        is_device = placement.tier is Tier.DEVICE and not placement.joins and not placement.runs
+        kind: type[Forwarder] | type[Junction] = Forwarder if is_device else Junction
+        self.flow = kind(self.id, plan, placement, levels, self, self.clock)
+        self._measure(levels)
+        if isinstance(self.flow, Junction):
+            for child in self.children:
+                self.flow.child_up(child)
+
+    def _measure(self, levels: Levels) -> None:
+        """Time one row of every Section, to know which may run on the event loop."""
+        for index in range(len(levels)):
+            for part, engine in levels[index].sections.items():
+                name, spec = next(iter(engine.spec.inputs.items()))
+                x_B = np.zeros((1, *spec.shape), dtype=spec.dtype)
+                times = []
+                for _ in range(5):
+                    started_ns = self.clock.now_ns()
+                    engine.run({name: x_B})
+                    times.append(self.clock.now_ns() - started_ns)
+                self._row_ns[index, part] = min(times)
+
+    # --- captures ---------------------------------------------------------------------------------------------
+
+    def capture(
+        self,
+        view: str,
+        seq: int,
+        image: Array,
+        *,
+        capture_ns: int,
+        truth: int | None,
+        budget_ms: float,
+        id_: SampleId | None = None,
+    ) -> SampleId:
+        """Run one raw input through its level-0 Section and into the flow. Raises ShapeMismatch, EngineError."""
+        if self.flow is None or self._levels is None or self._preprocess is None or self.plan is None:
+            raise TierlineError(f"{self.id}: no Plan yet")
+        began_ns = self.clock.now_ns()
+        role = self.flow.placement.views[view]
+        levels = self._levels
+        x_B = self._preprocess(image, levels.manifest.views.index(role))[np.newaxis]
+        prepared_ns = self.clock.now_ns()
+        part = levels[0].run(role, x_B)
+        done_ns = self.clock.now_ns()
+        spans = [0] * NUM_SPANS
+        spans[SPAN_INDEX["capture"]] = capture_ns
+        spans[PREPROCESS] = prepared_ns - began_ns
+        spans[SECTION] = done_ns - prepared_ns
+        sample = id_ or SampleId(*self.minter, seq)
+        arrived_ns = began_ns - capture_ns
+        row = PartRow(
+            owner="",
+            name=view,
+            arrived_ns=arrived_ns,
+            decode_ns=0,
+            logits_K=part[LOGITS][0],
+            feature=part[FEATURE][0] if FEATURE in part else None,
+            truth=truth,
+            own_ns=tuple(spans),
+        )
+        self.flow.local(view, sample, row, arrived_ns + int((budget_ms or self.plan.budget_ms) * 1e6))
+        self.schedule()
+        return sample
+
+    # --- links ------------------------------------------------------------------------------------------------
+
+    def body(self, link: Link, body: m.Body, arrived_ns: int, decode_ns: int) -> None:
+        """Anything a peer said; wrong peers are told, never obeyed."""
+        flow = self.flow
+        if flow is None:
+            return
+        if link is self.parent:
+            if isinstance(body, m.Verdict):
+                flow.verdict(body, arrived_ns)
+            elif isinstance(body, m.Refused):
+                flow.refused(body)
+            elif isinstance(flow, Forwarder) and isinstance(body, m.Pull):
+                flow.pull(body)
+            elif isinstance(flow, Forwarder) and isinstance(body, m.Mode):
+                flow.mode(body)
+            elif isinstance(body, m.CaptureNow):
+                self.on_capture_now(body)
+        elif isinstance(flow, Junction):
+            if isinstance(body, m.Part):
+                flow.part(link.peer, body, arrived_ns)
+            elif isinstance(body, m.Features):
+                flow.features(link.peer, body)
+        self.schedule()
+
+    def on_capture_now(self, body: m.CaptureNow) -> None:
+        """`join = trigger`: whoever has sources replaces this."""
+
+    def parent_changed(self, is_up: bool) -> None:
+        """The link to the parent opened, or was lost."""
+        if not is_up and self.flow is not None:
+            self.flow.parent_down()
+        self.schedule()
+
+    def child_up(self, link: Link) -> None:
+        self.children[link.peer] = link
+        if isinstance(self.flow, Junction):
+            self.flow.child_up(link.peer)
+
+    def child_down(self, link: Link) -> None:
+        if self.children.get(link.peer) is link and not link.is_up:
+            del self.children[link.peer]
+            if isinstance(self.flow, Junction):
+                self.flow.child_down(link.peer)
+                self.schedule()
+
+    # --- Port -------------------------------------------------------------------------------------------------
+
+    def to_child(self, child: str, body: m.Body) -> bool:
+        link = self.children.get(child)
+        return link is not None and link.post(body)
+
+    def to_parent(self, body: m.Body) -> bool:
+        return self.parent is not None and self.parent.post(body)
+
+    def parent_is_up(self) -> bool:
+        return self.parent is not None and self.parent.is_up
+
+    def parent_rtt_ns(self) -> int:
+        return self.parent.rtt_ns if self.parent is not None else 0
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._on_outcome(outcome)
+
+    def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
+        self._on_answered(exit_name, residence_ns, queue_ns)
+
+    def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+        assert self._levels is not None
+        runner = self._levels[level]
+        if self._row_ns[level, part] * len(x_B) < self._engine.inline_ms * 1e6:
+            done(*self._timed(runner.run, part, x_B))
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, self._timed, runner.run, part, x_B)
+
+        def finished(result: asyncio.Future[tuple[Arrays, int]]) -> None:
+            done(*result.result())
+            self.schedule()
+
+        future.add_done_callback(finished)
+
+    def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
+        started_ns = self.clock.now_ns()
+        try:
+            outputs = run(part, x_B)
+        except TierlineError:
+            outputs = {}
+        return outputs, self.clock.now_ns() - started_ns
+
+    # --- the event loop ---------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Pump once, after everything that has already arrived was taken in."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        flow = self.flow
+        if flow is None:
+            return
+        now_ns = self.clock.now_ns()
+        flow.expire(now_ns)
+        flow.pump()
+        due_ns = flow.next_deadline_ns()
+        if due_ns is not None and (self._timer is None or due_ns < self._timer_ns):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_ns = due_ns
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, (due_ns - now_ns) / 1e9), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def close(self) -> None:
+        """Answer what is in flight and release engines."""
+        if self.flow is not None:
+            self.flow.parent_down()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pool.shutdown(wait=True)
+        if self._levels is not None:
+            self._levels.close()
+
+
+def new_epoch() -> int:
+    """One per process start, growing: microseconds of wall-clock time."""
+    return time.time_ns() // 1000
