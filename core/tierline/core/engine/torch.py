@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tierline.core.engine._check import batch_size, first_line, no_rows, zeros
 from tierline.core.engine._onnx import parse, section_spec
@@ -84,7 +83,7 @@ def _padding(a: Attributes, x: Tensor, kernel: Sequence[int], strides: Sequence[
     if not any(begin + end):
         return x
     pairs = [amount for i in reversed(range(rank)) for amount in (begin[i], end[i])]
-    return F.pad(x, pairs, value=value)
+    return nn.functional.pad(x, pairs, value=value)
 
 
 def _conv(a: Attributes, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,7 +91,7 @@ def _conv(a: Attributes, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Te
     strides, dilations = a.get("strides", [1] * rank), a.get("dilations", [1] * rank)
     extent = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
     x = _padding(a, x, extent, strides, 0.0)
-    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
+    conv = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}[rank]
     return conv(x, w, bias, stride=strides, dilation=dilations, groups=a.get("group", 1))
 
 
@@ -102,7 +101,7 @@ def _max_pool(a: Attributes, x: Tensor) -> Tensor:
     _refuse_ceil(a)
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     x = _padding(a, x, extent, strides, -torch.inf)
-    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel)]
+    pool = {1: nn.functional.max_pool1d, 2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}[len(kernel)]
     return pool(x, kernel, strides, dilation=dilations)
 
 
@@ -110,7 +109,7 @@ def _average_pool(a: Attributes, x: Tensor) -> Tensor:
     kernel = a["kernel_shape"]
     strides = a.get("strides", [1] * len(kernel))
     _refuse_ceil(a)
-    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(kernel)]
+    pool = {1: nn.functional.avg_pool1d, 2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[len(kernel)]
     mean = pool(_padding(a, x, kernel, strides, 0.0), kernel, strides)
     if a.get("count_include_pad", 0):
         return mean
@@ -131,7 +130,7 @@ def _gemm(a: Attributes, x: Tensor, w: Tensor, c: Tensor | None = None) -> Tenso
 
 
 def _batch_norm(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, var, scale, bias, training=False, eps=a.get("epsilon", 1e-5))
+    return nn.functional.batch_norm(x, mean, var, scale, bias, training=False, eps=a.get("epsilon", 1e-5))
 
 
 def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
