@@ -106,7 +106,9 @@ def test_a_missing_file_is_named(folder: Path) -> None:
         Bundle.open(folder / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/b", "./cloud.onnx", "cloud.onnx/"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/passwd", "a/b", "./cloud.onnx", "cloud.onnx/", "..", ".", "", "a\0b", MANIFEST]
+)
 def test_file_names_cannot_leave_the_bundle(folder: Path, name: str) -> None:
     edit(folder, {"files": {name: "0" * 64}})
     with pytest.raises(BundleError, match="plain name inside the Bundle"):
