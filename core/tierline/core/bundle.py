@@ -174,7 +174,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     if manifest.schema != SCHEMA:
         raise BundleError(f"{where}: schema {manifest.schema}, this version reads schema {SCHEMA}")
     for file in manifest.files:
-        if Path(file).name != file:
+        if Path(file).name != file or file in ("", "..", MANIFEST) or "\0" in file:
             raise BundleError(f"{where}: file name {file!r} must be a plain name inside the Bundle")
     return manifest
 

@@ -39,7 +39,7 @@ def relative(logits_BK: Array) -> Array:
 
     A row is NaN throughout its sum when it holds NaN, +inf, or nothing but -inf: it says nothing about the classes.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         shifted: Array = logits_BK - np.maximum.reduce(logits_BK, axis=1, keepdims=True)
     np.maximum(shifted, _FLOOR, out=shifted)
     return shifted

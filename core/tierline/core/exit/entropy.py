@@ -2,7 +2,8 @@
 
 Teerapittayanon, McDanel, Kung, "Distributed Deep Neural Networks over the Cloud, the Edge and End Devices",
 ICDCS 2017, section III-D. With z = logits - max and S = sum_k exp(z_k) it equals
-`(ln S - sum_k z_k exp(z_k) / S) / ln K`. One class has no uncertainty: 0. Logits with NaN or +inf score 1.0, so such a sample leaves at T >= 1 only.
+`(ln S - sum_k z_k exp(z_k) / S) / ln K`. One class has no uncertainty: 0.
+Logits with NaN or +inf score 1.0, so such a sample leaves at T >= 1 only.
 Deviation: clipped to [0, 1], because in float32 uniform logits come out a little above 1. Status: checked.
 """
 
