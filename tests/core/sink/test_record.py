@@ -57,6 +57,13 @@ def test_a_line_is_json_and_reads_back_exactly() -> None:
     assert read_outcome(line.decode()) == OUTCOME
 
 
+def test_every_nanosecond_survives_the_milliseconds() -> None:
+    for ns in (*range(1, 3_000_000, 7919), 86_400_000_000_001):
+        hop = Hop("dev-1", "device", ns, (ns, *(0,) * (len(SPANS) - 1)))
+        line = outcome_line(Outcome(OUTCOME.id, "v", Answer(0, "a", 1.0), "local", False, "", 1, 0, (hop,)))
+        assert read_outcome(line).ledger == (hop,)
+
+
 def test_without_ledger_and_truth() -> None:
     bare = Outcome(OUTCOME.id, "v", Answer(0, "a", 1.0), "local", False, "", 1, 0, ())
     assert outcome_record(bare)["total_ms"] == 0.0

@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.gate.wait(10)
+        self.server.gate.wait(3)
         status = self.server.script.pop(0) if self.server.script else 204
         if status == 204:
             assert self.headers["Content-Type"] == "application/json"
@@ -140,7 +140,7 @@ def test_a_stuck_receiver_never_holds_up_put(receiver: Receiver) -> None:
         began_s = time.monotonic()
         for seq in range(50):
             await sink.put(outcome(seq))
-        assert time.monotonic() - began_s < 1.0  # the receiver holds each post for up to 10 s
+            assert time.monotonic() - began_s < 2.0  # the receiver holds each post for longer
         assert 45 <= sink.num_dropped <= 46  # four wait, one may be under way
         receiver.gate.set()
         await sink.close()

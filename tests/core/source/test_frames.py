@@ -188,6 +188,8 @@ def test_close_ends_a_reader_that_waits_for_room_or_for_its_next_try(tmp_path: P
         (tmp_path / "now").unlink()
 
     asyncio.run(go("while True:\n    frame(1, 9999)\n    (here / 'now').touch()\n", depth=1))
+    deaf = "signal.signal(signal.SIGTERM, lambda *_: None)\n"  # as ffmpeg, which is stuck in its write
+    asyncio.run(go(deaf + "while True:\n    frame(1, 9999)\n    (here / 'now').touch()\n", depth=1, stop_s=60.0))
     asyncio.run(go("(here / 'now').touch()\n", reconnect=True, backoff_s=(600.0, 600.0)))
 
 
