@@ -61,10 +61,9 @@ protos: setup $(PROTOC_VENV)/.ready
 protos-check: setup $(PROTOC_VENV)/.ready
 	$(BIN)/python tools/protos.py --protoc-python $(PROTOC_VENV)/bin/python --check
 
-# setuptools is there because grpcio-tools of that age imports pkg_resources.
 $(PROTOC_VENV)/.ready: Makefile | $(VENV)/.ready
 	@$(PROTOC_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m venv --clear $(PROTOC_VENV)
-	@$(PROTOC_VENV)/bin/python -m pip install $(PIP_ARGS) $(GRPCIO_TOOLS) 'setuptools<80'
+	@$(PROTOC_VENV)/bin/python -m pip install $(PIP_ARGS) $(GRPCIO_TOOLS)
 	@touch $@
 
 wheel: setup
@@ -76,7 +75,7 @@ wheel-check: wheel
 	$(BIN)/python -m venv --clear $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt dist/*.whl
 	cd build && wheel-venv/bin/python -W error ../tools/import_all.py
-	@if test -x $(WHEEL_VENV)/bin/tierline; then cd build && wheel-venv/bin/tierline --version; fi
+	if test -f cli/tierline/cli/main.py; then $(WHEEL_VENV)/bin/tierline --version; fi
 
 clean:
 	rm -rf $(VENV) $(PROTOC_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
