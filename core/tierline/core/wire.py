@@ -97,7 +97,8 @@ def frame_to_wire(frame: m.Frame) -> pb.Frame:
             part.num_views.extend(_shared(body.num_views))
     elif isinstance(body, m.Verdict):
         verdict = out.verdict
-        _rows_to_wire(body, verdict)
+        verdict.name = body.name
+        ids_to_wire(body.ids, verdict.ids)
         exits = list(dict.fromkeys(body.exits))
         verdict.exits.extend(exits)
         verdict.exit_index.extend(_shared([exits.index(e) for e in body.exits]))
@@ -187,7 +188,6 @@ def _verdict(verdict: pb.Verdict) -> m.Verdict:
             raise BadFrame(f"verdict: {len(ns)} durations for {num_rows} rows of {width}")
         hops.append(m.HopTimes(hop.node, hop.tier, [ns[i : i + width] for i in range(0, len(ns), width)]))
     return m.Verdict(
-        level=verdict.level,
         name=verdict.name,
         ids=ids,
         exits=[names[i] for i in index],
@@ -240,8 +240,8 @@ _BODIES: Mapping[str, Callable[[Any], m.Body]] = {
 
 
 def _rows_to_wire(
-    body: m.Part | m.Verdict | m.Pull | m.Features | m.Refused,
-    into: pb.Part | pb.Verdict | pb.Pull | pb.Features | pb.Refused,
+    body: m.Part | m.Pull | m.Features | m.Refused,
+    into: pb.Part | pb.Pull | pb.Features | pb.Refused,
 ) -> None:
     into.level = body.level
     into.name = body.name

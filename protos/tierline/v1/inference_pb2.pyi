@@ -238,7 +238,6 @@ Global___HopTimes: _TypeAlias = HopTimes  # noqa: Y015
 class Verdict(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    LEVEL_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     EXITS_FIELD_NUMBER: _builtins.int
@@ -248,7 +247,6 @@ class Verdict(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     HOPS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
-    level: _builtins.int
     name: _builtins.str
     plan: _builtins.int
     @_builtins.property
@@ -269,12 +267,11 @@ class Verdict(_message.Message):
 
     @_builtins.property
     def hops(self) -> _containers.RepeatedCompositeFieldContainer[Global___HopTimes]:
-        """From the sender upwards. A node that did not see a row reports zeros for it."""
+        """From the sender upwards."""
 
     def __init__(
         self,
         *,
-        level: _builtins.int = ...,
         name: _builtins.str = ...,
         ids: Global___SampleIds | None = ...,
         exits: _abc.Iterable[_builtins.str] | None = ...,
@@ -287,7 +284,7 @@ class Verdict(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "exit_index", b"exit_index", "exits", b"exits", "hops", b"hops", "ids", b"ids", "level", b"level", "name", b"name", "num_views", b"num_views", "outputs", b"outputs", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "exit_index", b"exit_index", "exits", b"exits", "hops", b"hops", "ids", b"ids", "name", b"name", "num_views", b"num_views", "outputs", b"outputs", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

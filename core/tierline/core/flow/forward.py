@@ -193,6 +193,7 @@ class Forwarder:
         x.spans_ns[j.REPLY] += now_ns - started_ns
         own = (self.node, self.placement.tier.value, (now_ns - x.row.arrived_ns, *x.spans_ns))
         self.counts[f"exit:{answered.exit}"] += 1
+        self._port.answered(answered.exit, own[2][0], x.spans_ns[j.QUEUE])
         self._port.outcome(
             make_outcome(sample, x.row.name, x.row.truth, answered, (own, *above), self.plan.version, self._levels.task)
         )

@@ -246,7 +246,7 @@ class Junction:
         answered = self._answered.get(sample)
         if answered is not None:
             self.counts["late"] += 1
-            self._replier.again(sample, row, level, answered)
+            self._replier.again(sample, row, answered)
             return
         journey = self._open.get(sample)
         if journey is None:

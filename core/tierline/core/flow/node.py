@@ -50,7 +50,7 @@ class Node:
         engine: EngineSettings,
         *,
         on_outcome: Callable[[Outcome], None],
-        on_answered: Callable[[str, int, int], None] = lambda exit_name, residence_ns, queue_ns: None,
+        on_answered: Callable[[str, int, int], None],
     ) -> None:
         """`on_answered(exit, residence_ns, queue_ns)` is called for every sample answered here, for metrics."""
         self.id, self.epoch, self.clock = node_id, epoch, clock
@@ -63,6 +63,9 @@ class Node:
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
         self._engine = engine
         self._on_outcome, self._on_answered = on_outcome, on_answered
+        self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
+        """Set by whoever has sources."""
+        self._num_triggers = 0
         self._levels: Levels | None = None
         self._preprocess: Preprocessor | None = None
         self._row_ns: dict[tuple[int, str], int] = {}
@@ -76,11 +79,11 @@ class Node:
     def adopt(self, plan: Plan, bundle: Bundle) -> None:
         """Take a Plan: knobs at once; a new structure rebuilds the flow, after answering what is in flight."""
         placement = plan.placement(self.id)
-        if self.flow is not None and self.bundle is not None and bundle.digest == self.bundle.digest:
-            if placement == self.flow.placement:
-                self.flow.use(plan)
-                self.plan = plan
-                return
+        same_bundle = self.bundle is not None and bundle.digest == self.bundle.digest
+        if self.flow is not None and same_bundle and placement == self.flow.placement:
+            self.flow.use(plan)
+            self.plan = plan
+            return
         levels = Levels(
             bundle,
             engine_maker(self._engine.name),
@@ -183,8 +186,16 @@ class Node:
                 flow.features(link.peer, body)
         self.schedule()
 
-    def on_capture_now(self, body: m.CaptureNow) -> None:
-        """`join = trigger`: whoever has sources replaces this."""
+    def trigger(self) -> SampleId:
+        """`join = trigger`: ask every view below this junction, and our own, for one capture."""
+        assert self.plan is not None
+        sample = SampleId(NodeId(self.id), self.epoch, self._num_triggers)
+        self._num_triggers += 1
+        capture = m.CaptureNow((sample,), self.plan.budget_ms)
+        for link in self.children.values():
+            link.post(capture)
+        self.on_capture_now(capture)
+        return sample
 
     def parent_changed(self, is_up: bool) -> None:
         """The link to the parent opened, or was lost."""

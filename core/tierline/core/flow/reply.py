@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tierline.core.flow.coding import encode_outputs
-from tierline.core.flow.journey import NUM_SPANS, REPLY, Answered, Journey, PartRow
+from tierline.core.flow.journey import NUM_SPANS, QUEUE, REPLY, Answered, Journey, PartRow
 from tierline.core.flow.port import Port
 from tierline.core.link import messages as m
 from tierline.core.protocols import Clock, Outcome, Task
@@ -30,47 +30,43 @@ class Replier:
     def __init__(self, node: str, tier: str, task: Task, port: Port, clock: Clock) -> None:
         self.plan = 0
         self._node, self._tier, self._task, self._port, self._clock = node, tier, task, port, clock
-        self._rows: dict[tuple[str, str, int, str, tuple[str, ...]], list[_Row]] = defaultdict(list)
+        self._rows: dict[tuple[str, str, str, tuple[str, ...]], list[_Row]] = defaultdict(list)
 
     def answer(self, journey: Journey, answered: Answered) -> None:
         """Every part of the sample hears of it."""
         now_ns = self._clock.now_ns()
         journey.spend(REPLY, now_ns - journey.mark_ns)
         above = tuple((hop.node, hop.tier, tuple(hop.rows_ns[0])) for hop in journey.above)
-        for name, part in journey.parts.items():
-            level = journey.level if name == "*" else 0
-            self._add(
-                part,
-                level,
-                _Row(journey.id, answered, ((self._node, self._tier, journey.hop_row(part, now_ns)), *above)),
-            )
+        for part in journey.parts.values():
+            times = journey.hop_row(part, now_ns)
+            self._port.answered(answered.exit, times[0], times[1 + QUEUE])
+            self._add(part, _Row(journey.id, answered, ((self._node, self._tier, times), *above)))
 
-    def again(self, sample: SampleId, part: PartRow, level: int, answered: Answered) -> None:
+    def again(self, sample: SampleId, part: PartRow, answered: Answered) -> None:
         """A duplicate or late view gets the verdict that was given."""
         residence_ns = self._clock.now_ns() - part.arrived_ns
         hop = (self._node, self._tier, (residence_ns, *([0] * NUM_SPANS)))
-        self._add(part, level, _Row(sample, answered, (hop,)))
+        self._add(part, _Row(sample, answered, (hop,)))
 
     def flush(self) -> None:
         """Send what was collected."""
-        for (child, name, level, _, _), rows in self._rows.items():
-            self._port.to_child(child, self._verdict(name, level, rows))
+        for (child, name, _, _), rows in self._rows.items():
+            self._port.to_child(child, self._verdict(name, rows))
         self._rows.clear()
 
-    def _add(self, part: PartRow, level: int, row: _Row) -> None:
+    def _add(self, part: PartRow, row: _Row) -> None:
         if part.owner:
             shape = ",".join(row.answered.outputs)
-            self._rows[part.owner, part.name, level, shape, tuple(hop[0] for hop in row.hops)].append(row)
+            self._rows[part.owner, part.name, shape, tuple(hop[0] for hop in row.hops)].append(row)
         else:
             self._port.outcome(self._outcome(part, row))
 
-    def _verdict(self, name: str, level: int, rows: list[_Row]) -> m.Verdict:
+    def _verdict(self, name: str, rows: list[_Row]) -> m.Verdict:
         outputs = {
             key: encode_outputs(np.stack([row.answered.outputs[key] for row in rows]))
             for key in rows[0].answered.outputs
         }
         return m.Verdict(
-            level=level,
             name=name,
             ids=[row.id for row in rows],
             exits=[row.answered.exit for row in rows],

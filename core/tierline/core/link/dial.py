@@ -25,6 +25,7 @@ from tierline.core.link.fleet import (
 )
 from tierline.core.link.link import Link
 from tierline.core.link.status import from_rpc
+from tierline.core.link.tls import TlsFiles, explain_failure
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
 EXCHANGE = "/tierline.v1.Inference/Exchange"
@@ -60,6 +61,7 @@ class Dialler:
         on_change: Callable[[bool], None],
         on_plan: Callable[[bytes], None],
         credentials: grpc.ChannelCredentials | None,
+        tls: TlsFiles | None,
         rng: random.Random,
         backoff: Backoff | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class Dialler:
         self.last_error = ""
         self._hello, self._beat, self._prepare = hello, beat, prepare
         self._on_change, self._on_plan = on_change, on_plan
-        self._credentials = credentials
+        self._credentials, self._tls = credentials, tls
         self._rng = rng
         self._backoff = backoff or Backoff()
         self._was_up = False
@@ -82,6 +84,11 @@ class Dialler:
                 await self._connect_once()
             except errors.LinkUnavailable as error:
                 self.last_error = str(error)
+                if not self._was_up and self._tls is not None:
+                    # gRPC calls a foreign certificate an unreachable peer.
+                    cause = await explain_failure(self.address, self._tls.ca.read_bytes(), self._tls)
+                    if isinstance(cause, errors.SecurityError):
+                        raise cause from error
             if self._was_up:
                 attempt = 0
             await asyncio.sleep(self._backoff.wait_s(attempt, self._rng))

@@ -16,7 +16,7 @@ from tierline.core.link.link import Link
 from tierline.core.link.messages import Body
 from tierline.core.link.session import Session
 from tierline.core.link.status import abort
-from tierline.core.link.tls import peer_node_id
+from tierline.core.link.tls import peer_node_id, peer_serial
 from tierline.core.protocols import Clock
 from tierline.core.wire import frame_from_wire, parse_frame
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
@@ -64,8 +64,10 @@ class Listener:
         clock: Clock,
         credentials: grpc.ServerCredentials | None,
         access: Mapping[str, Any] | None = None,
+        is_revoked: Callable[[str, str], bool] | None = None,
     ) -> None:
-        """`access` adds methods of the Inference service, by name."""
+        """`access` adds methods of the Inference service, by name; `is_revoked(node, serial)` is asked at each join."""
+        self._is_revoked = is_revoked or (lambda node, serial: False)
         self._desk, self._node, self._epoch, self._clock = desk, node, epoch, clock
         self.address = address
         self.links: dict[str, Link] = {}
@@ -140,8 +142,20 @@ class Listener:
         link = self.links.get(node)
         if link is None:
             raise errors.PeerRejected(f"node {node!r} has not joined {self._node!r}; call Fleet.Join first")
-        check_identity(context, node)
+        self.check_identity(context, node)
         return link
+
+    def check_identity(self, context: Context, node: str) -> None:
+        """Under mutual TLS a node may only speak for itself. Raises SecurityError."""
+        auth = context.auth_context()
+        serial = peer_serial(auth)
+        if serial is None:
+            return  # a plain link, which only loopback and --insecure have
+        identity = peer_node_id(auth)
+        if identity != node:
+            raise errors.SecurityError(f"the certificate belongs to {identity or 'no tierline node'}, not to {node!r}")
+        if self._is_revoked(node, serial):
+            raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
     async def _replace(self, node: str) -> None:
         """A node has one stream: a new one ends the old, which TCP may believe alive for minutes."""
@@ -180,7 +194,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def Join(self, request: fleet_pb2.Hello, context: Any) -> fleet_pb2.Welcome:
         try:
-            check_identity(context, request.node)
+            self._listener.check_identity(context, request.node)
             if not request.protocol_min <= PROTOCOL <= request.protocol_max:
                 raise errors.PeerRejected(
                     f"node {request.node!r} speaks protocols {request.protocol_min} to {request.protocol_max}, "
@@ -219,7 +233,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                 if beat is grpc.aio.EOF:
                     return
                 if plans is None:
-                    check_identity(context, beat.node)
+                    self._listener.check_identity(context, beat.node)
                     node, plans = beat.node, self._listener.plans_for(beat.node)
                 self._desk.beat(Beat(beat.node, beat.epoch, beat.status, beat.rtt_ms))
                 beats += 1
@@ -247,13 +261,6 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def Status(self, request: fleet_pb2.StatusRequest, context: Any) -> fleet_pb2.StatusReply:
         return fleet_pb2.StatusReply(status=self._desk.status())
-
-
-def check_identity(context: Context, node: str) -> None:
-    """Under mutual TLS a node may only speak for itself. Raises SecurityError."""
-    identity = peer_node_id(context.auth_context())
-    if identity is not None and identity != node:
-        raise errors.SecurityError(f"the certificate belongs to node {identity!r}, not to {node!r}")
 
 
 def _reader(context: Context) -> Callable[[], Any]:

@@ -60,7 +60,6 @@ class HopTimes:
 class Verdict:
     """Parent to child: the answers, with the ledger of the parent and everything above it."""
 
-    level: int
     name: str
     ids: Ids
     exits: Sequence[str]

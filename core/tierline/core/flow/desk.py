@@ -1,0 +1,133 @@
+"""What a node does for its children apart from answering them: admission, Bundle files, heartbeats, status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tierline.core import catalog
+from tierline.core.bundle import MANIFEST
+from tierline.core.errors import BundleError, DigestMismatch, LinkUnavailable, PeerRejected, UnknownCodec
+from tierline.core.flow.coding import EXACT_CODEC, OUTPUT_CODEC
+from tierline.core.flow.node import Node
+from tierline.core.link.fleet import Beat, Hello, Welcome
+from tierline.core.link.link import Link
+from tierline.core.link.messages import Body
+
+
+class Desk:
+    """Implements `ParentDesk` around a Node."""
+
+    def __init__(self, node: Node, run: str) -> None:
+        self.node = node
+        self.run = run
+        """Identity of this run of the hierarchy, given by the root."""
+        self._beats: dict[str, dict[str, Any]] = {}
+
+    def admit(self, hello: Hello) -> Welcome:
+        node, plan, bundle = self.node, self.node.plan, self.node.bundle
+        if plan is None or bundle is None:
+            raise LinkUnavailable(f"{node.id!r} has no Plan yet; try again")
+        placement = plan.nodes.get(hello.node)
+        if placement is None or placement.parent != node.id:
+            children = [name for name, other in plan.nodes.items() if other.parent == node.id]
+            raise PeerRejected(
+                f"plan {plan.version} places no node {hello.node!r} below {node.id!r} "
+                f"(it places {', '.join(children) or 'none'}); add it to the hierarchy file"
+            )
+        if hello.bundle_digest and hello.bundle_digest != bundle.digest:
+            raise DigestMismatch(
+                f"node {hello.node!r} has Bundle {hello.bundle_digest[:12]}..., {node.id!r} runs "
+                f"{bundle.digest[:12]}... ({plan.model}); remove `bundle` from its agent file to fetch the right one"
+            )
+        needed = {OUTPUT_CODEC, EXACT_CODEC, *plan.codecs[:-1]}
+        unknown = sorted(needed - set(hello.codecs))
+        if unknown:
+            raise UnknownCodec(
+                f"node {hello.node!r} has no codec {', '.join(unknown)}, which plan {plan.version} uses; "
+                "update tierline there"
+            )
+        return Welcome(
+            parent=node.id,
+            epoch=node.epoch,
+            plan=plan.document(),
+            plan_digest=plan.digest(),
+            bundle_digest=bundle.digest,
+            manifest=(bundle.folder / MANIFEST).read_bytes(),
+            run=self.run,
+        )
+
+    def child_up(self, link: Link) -> None:
+        self.node.child_up(link)
+
+    def child_down(self, link: Link) -> None:
+        self.node.child_down(link)
+
+    def body(self, link: Link, body: Body, arrived_ns: int, decode_ns: int) -> None:
+        self.node.body(link, body, arrived_ns, decode_ns)
+
+    def beat(self, beat: Beat) -> None:
+        try:
+            status = json.loads(beat.status or b"{}")
+        except ValueError:
+            status = {}
+        self._beats[beat.node] = status if isinstance(status, dict) else {}
+
+    def file(self, digest: str) -> bytes:
+        bundle = self.node.bundle
+        if bundle is not None:
+            for name, known in bundle.manifest.files.items():
+                if known == digest:
+                    return bundle.read(name)
+        raise BundleError(f"{self.node.id!r}: no file with digest {digest[:12]!r} in its Bundle")
+
+    def status(self) -> bytes:
+        return json.dumps(self.status_record()).encode()
+
+    def status_record(self) -> dict[str, Any]:
+        """This node and everything below it, by node id."""
+        nodes: dict[str, Any] = {self.node.id: node_record(self.node)}
+        for child, below in self._beats.items():
+            for name, record in below.items():
+                nodes[name] = {**record, "connected": record.get("connected", True) and child in self.node.children}
+        return nodes
+
+
+def node_record(node: Node) -> dict[str, Any]:
+    """Status of one node, as JSON values."""
+    plan, flow = node.plan, node.flow
+    links = {"parent": node.parent, **node.children} if node.parent is not None else dict(node.children)
+    return {
+        "connected": node.parent is None or node.parent.is_up,
+        "tier": flow.placement.tier.value if flow is not None else "",
+        "parent": flow.placement.parent if flow is not None else "",
+        "views": list(flow.placement.views) if flow is not None else [],
+        "plan": plan.version if plan is not None else 0,
+        "model": plan.model if plan is not None else "",
+        "in_flight": flow.num_open if flow is not None else 0,
+        "counts": dict(flow.counts) if flow is not None else {},
+        "links": {
+            name: {
+                **link.counters.as_dict(),
+                "sent_by_codec": dict(link.counters.sent_by_codec),
+                "rtt_ms": round(link.rtt_ns / 1e6, 3),
+            }
+            for name, link in links.items()
+        },
+        "rss_bytes": resident_bytes(),
+    }
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * 4096
+
+
+def offered_codecs() -> tuple[str, ...]:
+    """Codec tokens of this installation."""
+    return catalog.names("codec")

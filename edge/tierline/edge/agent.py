@@ -1,0 +1,223 @@
+"""The agent of a device or an edge node: `tierline edge run -c agent.toml`. One program for both.
+
+It joins its parent, takes the Plan and what it needs of the Bundle, captures, answers what it can and sends up what
+it cannot. Without its parent it goes on with the last Plan and answers by its own exit, marked degraded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tierline.core.bundle import Bundle
+from tierline.core.errors import ConfigError, DigestMismatch, PlanError
+from tierline.core.flow.desk import offered_codecs
+from tierline.core.flow.host import Host, own_version
+from tierline.core.flow.node import EngineSettings
+from tierline.core.link.dial import Dialler
+from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
+from tierline.core.link.link import Link
+from tierline.core.link.session import Session
+from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
+from tierline.core.plan import Plan, parse_plan
+from tierline.core.types import NodeId
+from tierline.core.uri import open_sink, open_source
+from tierline.edge.bundles import BundleStore
+from tierline.edge.cameras import Camera, Cameras
+from tierline.edge.config import AgentConfig
+from tierline.edge.service import access_handlers
+
+LOG = logging.getLogger("tierline.edge")
+
+Ready = Callable[[dict[str, Any]], None]
+
+
+async def run_agent(config: AgentConfig, ready: Ready) -> None:
+    """Run until cancelled. `ready` is told once, when samples can be answered.
+
+    Raises TierlineError for what the user can mend, and when the parent refuses this node for good.
+    """
+    await Agent(config).run(ready)
+
+
+class Agent:
+    """One running agent."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._id = config.node.id
+        self._store = BundleStore(Path(config.node.state_dir))
+        self._given = Bundle.open(Path(config.bundle)) if config.bundle else None
+        tls = tls_files(config)
+        self.host = Host(
+            self._id,
+            engine=EngineSettings(config.engine.prefer[0], config.engine.inline_ms),
+            on_outcome=lambda outcome: self.cameras.outcome(outcome),
+            listen=config.node.listen,
+            metrics_listen=config.metrics.listen,
+            tls=tls,
+            insecure=config.node.insecure,
+            access=access_handlers(self),
+        )
+        self.node = self.host.node
+        self.cameras = Cameras(
+            self.node,
+            [
+                Camera(
+                    source.view,
+                    open_source(source.uri, source.view, index, queue=source.queue if _is_live(source.uri) else None),
+                    source.in_flight,
+                    source.budget_ms,
+                )
+                for index, source in enumerate(config.source)
+            ],
+            [open_sink(sink.uri) for sink in config.sink],
+        )
+        self._dialler = self._make_dialler(tls) if config.node.parent else None
+        self._adopted = asyncio.Event()
+
+    async def run(self, ready: Ready) -> None:
+        """Serve until cancelled."""
+        known = self._store.last() if self._given is None else None
+        if self._dialler is None and known is None:
+            raise ConfigError("node.parent is empty and there is no Plan from an earlier run: give a parent to join")
+        dialling = asyncio.create_task(self._dialler.run()) if self._dialler is not None else None
+        tasks = [dialling] if dialling is not None else []
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                # A parent in reach knows the current Plan; the last one is for when there is none.
+                await _first(self._adopted.wait(), dialling, 1.0 if known is not None else None)
+            if not self._adopted.is_set() and known is not None:
+                self._adopt(*known)
+                LOG.warning("no parent in reach: answering alone with plan %d", known[0].version)
+            self._check_views()
+            ready(await self.host.start())
+            tasks.append(asyncio.create_task(self.cameras.run()))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            self.node.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.host.stop()
+
+    # --- the link to the parent -------------------------------------------------------------------------------
+
+    def _make_dialler(self, tls: TlsFiles | None) -> Dialler:
+        node = self.node
+        require_tls(self._config.node.parent, tls, self._config.node.insecure)
+        credentials: grpc.ChannelCredentials | None = channel_credentials(tls) if tls is not None else None
+        node.parent = Link(Session(self._id, node.epoch), node.clock, node.body)
+        return Dialler(
+            self._config.node.parent,
+            node.parent,
+            hello=self._hello,
+            beat=self._beat,
+            prepare=self._prepare,
+            on_change=self._on_change,
+            on_plan=self._on_plan,
+            credentials=credentials,
+            tls=tls,
+            rng=random.Random(f"{self._id}/{node.epoch}"),
+        )
+
+    def _hello(self) -> Hello:
+        return Hello(
+            node=self._id,
+            tier=self.node.flow.placement.tier.value if self.node.flow is not None else "",
+            epoch=self.node.epoch,
+            views=tuple(source.view for source in self._config.source),
+            bundle_digest=self._given.digest if self._given is not None else "",
+            codecs=offered_codecs(),
+            version=own_version(),
+        )
+
+    def _beat(self) -> Beat:
+        assert self.node.parent is not None
+        status = json.dumps(self.host.desk.status_record()).encode()
+        return Beat(self._id, self.node.epoch, status, self.node.parent.rtt_ns / 1e6)
+
+    async def _prepare(self, welcome: Welcome, fetch: Fetch) -> None:
+        """After a join: take the parent's Plan and whatever of the Bundle is missing."""
+        plan = parse_plan(welcome.plan, f"plan of {welcome.parent}")
+        if plan.digest() != welcome.plan_digest:
+            raise DigestMismatch(
+                f"{welcome.parent} announced plan {welcome.plan_digest[:12]}... and sent {plan.digest()[:12]}...; "
+                "install matching versions of tierline"
+            )
+        if self._given is not None:
+            bundle = self._given
+        else:
+            bundle = await self._store.get(welcome.bundle_digest, welcome.manifest, plan, self._id, fetch)
+        self.host.desk.run = welcome.run
+        self._adopt(plan, bundle)
+        self._store.remember(plan)
+        if not plan.placement(self._id).joins:
+            self.node.minter = (NodeId(welcome.parent), welcome.epoch)
+
+    def _adopt(self, plan: Plan, bundle: Bundle) -> None:
+        self.node.adopt(plan, bundle)
+        self._adopted.set()
+
+    def _on_plan(self, document: bytes) -> None:
+        """A Plan pushed while connected: knobs. Another structure comes with the next join."""
+        plan = parse_plan(document, "pushed plan")
+        if self.node.bundle is None or plan.bundle != self.node.bundle.digest:
+            return
+        self.node.adopt(plan, self.node.bundle)
+        self._store.remember(plan)
+        if self.host.listener is not None:
+            self.host.listener.push_plan(document)
+
+    def _on_change(self, is_up: bool) -> None:
+        if is_up:
+            LOG.info("connected to %s", self._config.node.parent)
+        else:
+            LOG.warning("lost %s: answering alone until it is back", self._config.node.parent)
+        self.node.parent_changed(is_up)
+
+    def _check_views(self) -> None:
+        plan, config = self.node.plan, self._config
+        assert plan is not None
+        placed = set(plan.placement(self._id).views)
+        for source in config.source:
+            if source.view not in placed:
+                raise PlanError(
+                    f"source.view = {source.view!r}: plan {plan.version} places "
+                    f"{', '.join(sorted(placed)) or 'no view'} at {self._id!r}; change the agent file or the hierarchy"
+                )
+
+
+def tls_files(config: AgentConfig) -> TlsFiles | None:
+    """Certificate files as configured, else those of the state folder if `node join` put them there."""
+    tls = config.tls
+    if tls.cert or tls.key or tls.ca:
+        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key))
+    files = TlsFiles.of_state(Path(config.node.state_dir))
+    return files if files.cert.is_file() else None
+
+
+def _is_live(uri: str) -> bool:
+    return uri.partition(":")[0] in ("video", "rtsp", "gst")
+
+
+async def _first(waiting: Any, task: asyncio.Task[None] | None, timeout_s: float | None) -> None:
+    """Wait for `waiting`, but not past the end of `task`, whose exception then passes through."""
+    waiter = asyncio.ensure_future(waiting)
+    watched = {waiter, task} if task is not None else {waiter}
+    try:
+        done, _ = await asyncio.wait(watched, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task is not None and task in done:
+            task.result()
+    finally:
+        waiter.cancel()
