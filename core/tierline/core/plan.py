@@ -178,6 +178,8 @@ def make_plan(
     thresholds: dict[str, float] | None = None,
     join: Join | None = None,
     mode: Mode = "on_demand",
+    budget_ms: float = 5000.0,
+    max_batch: int = 64,
 ) -> Plan:
     """A Plan from the Bundle's own calibration; `thresholds` override it by exit name."""
     exits = manifest.exits()
@@ -196,6 +198,8 @@ def make_plan(
         codecs=[level.feature_codec for level in manifest.levels],
         join=join or Join(),
         mode=mode,
+        budget_ms=budget_ms,
+        max_batch=max_batch,
     )
 
 

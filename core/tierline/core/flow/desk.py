@@ -82,6 +82,9 @@ class Desk:
                     return bundle.read(name)
         raise BundleError(f"{self.node.id!r}: no file with digest {digest[:12]!r} in its Bundle")
 
+    def is_serving(self) -> bool:
+        return self.node.flow is not None
+
     def status(self) -> bytes:
         return json.dumps(self.status_record()).encode()
 

@@ -12,6 +12,7 @@ import grpc.aio
 
 from tierline.core import errors
 from tierline.core.link.fleet import CHANNEL_OPTIONS, DEAD_AFTER_BEATS, HEARTBEAT_S, PROTOCOL, Beat, Hello, Welcome
+from tierline.core.link.health import health_handler
 from tierline.core.link.link import Link
 from tierline.core.link.messages import Body
 from tierline.core.link.session import Session
@@ -44,6 +45,10 @@ class ParentDesk(Protocol):
 
     def file(self, digest: str) -> bytes:
         """A file of the Bundle by digest. Raises BundleError."""
+        ...
+
+    def is_serving(self) -> bool:
+        """Whether samples can be answered, for `grpc.health.v1`."""
         ...
 
     def status(self) -> bytes:
@@ -79,6 +84,8 @@ class Listener:
         handlers: dict[str, Any] = {"Exchange": grpc.stream_stream_rpc_method_handler(self._exchange)}
         handlers.update(access or {})
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tierline.v1.Inference", handlers),))
+        services = frozenset({"tierline.v1.Fleet", "tierline.v1.Inference"})
+        self.server.add_generic_rpc_handlers((health_handler(services, desk.is_serving),))
         self._credentials = credentials
 
     async def start(self) -> str:
