@@ -54,7 +54,7 @@ def binary_block() -> bytes:
         helper.make_node("BatchNormalization", ["pool", "g", "beta", "mean", "var"], ["norm"], epsilon=1e-3),
         helper.make_node("GreaterOrEqual", ["norm", "zero"], ["mask"]),
         helper.make_node("Where", ["mask", "one", "minus"], ["sign"]),
-        helper.make_node("Identity", ["sign"], ["out"]),
+        helper.make_node("Identity", ["norm"], ["out"]),
         helper.make_node("Flatten", ["sign"], ["flat"]),
         helper.make_node("Gemm", ["flat", "fc", "fb"], ["logits"], transB=1, alpha=0.5, beta=2.0),
     ]

@@ -15,7 +15,7 @@ from tierline.models.aggregate import NAMES, combine
 from tierline.models.ddnn import DDNN, DDNNConfig
 from tierline.models.evaluate import run_bundle
 from tierline.models.export import make_bundle
-from tierline.models.train.ddnn import Views, drop_devices, joint_loss, predict
+from tierline.models.train.ddnn import TrainConfig, Views, drop_devices, joint_loss, predict, settle_statistics
 
 PREPROCESS = Preprocess(size=(8, 6), channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
 PAIRS = list(itertools.product(NAMES, NAMES))
@@ -163,6 +163,19 @@ def test_loss_sums_exits_and_ignores_absent_views() -> None:
 
 def _only(name: str) -> dict[str, float]:
     return {exit_name: float(exit_name == name) for exit_name in ("device", "local", "edge", "cloud")}
+
+
+def test_settled_statistics_are_means_over_batches() -> None:
+    data, model = views(), network()
+    how = TrainConfig(batch_size=20, device_dropout=0.0)
+    images, present = torch.from_numpy(data.images), torch.ones(3, 40, dtype=torch.bool)
+    weights = [p.clone() for p in model.parameters()]
+    settle_statistics(model, images, present, how, 2)
+    block = model.device(1).conv_blocks()[0]
+    pooled = block.pool(block.conv(images[1]))
+    assert block.norm.running_mean is not None and block.norm.momentum == 0.1
+    torch.testing.assert_close(block.norm.running_mean, pooled.mean((0, 2, 3)))
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
 def test_dropped_devices_leave_at_least_one() -> None:

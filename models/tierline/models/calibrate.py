@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from tierline.core.bundle import Bundle, Calibration, CurvePoint, Manifest
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
+from tierline.core.flow.levels import codec_of
 from tierline.models.evaluate import ExitOutputs, route
 
 STEPS = 20
@@ -37,8 +38,8 @@ def ddnn_bytes_early(num_classes: int, local_share: float, feature_bytes: float)
 def feature_bytes(manifest: Manifest, level: int) -> float:
     """Coded bytes of one row of a level's feature (level 0: of one device)."""
     section = next(iter(manifest.levels[level].sections.values()))
-    spec = section.outputs["feature"].spec
-    return -(-spec.num_values // 8) if manifest.levels[level].feature_codec == "bitplane" else float(spec.nbytes())
+    codec = codec_of(manifest.levels[level].feature_codec)
+    return float(codec.size_bounds(section.outputs["feature"].spec)[1])
 
 
 def payload_bytes(manifest: Manifest, exit_share: Mapping[str, float]) -> dict[str, float]:
@@ -74,7 +75,7 @@ def calibrate(bundle: Bundle, outputs: ExitOutputs, goal: str = "best_accuracy")
     chosen = _choose(points, inner[0], name, target)
     return Calibration(
         num_samples=len(outputs.labels),
-        accuracy=outputs.accuracy(),
+        accuracy=_each_short(outputs.accuracy()),
         thresholds=chosen.thresholds,
         chosen_by=goal,
         curve=_thin(points, chosen, inner[0]),
@@ -101,7 +102,17 @@ def parse_goal(goal: str) -> tuple[str, float]:
 
 def _point(manifest: Manifest, outputs: ExitOutputs, thresholds: dict[str, float]) -> CurvePoint:
     routed = route(outputs, thresholds)
-    return CurvePoint(thresholds, routed.accuracy, routed.exit_share, payload_bytes(manifest, routed.exit_share))
+    links = payload_bytes(manifest, routed.exit_share)
+    return CurvePoint(thresholds, _short(routed.accuracy), _each_short(routed.exit_share), _each_short(links))
+
+
+def _short(value: float) -> float:
+    """Six decimals: no split is large enough for more, and manifests are read by people."""
+    return round(value, 6)
+
+
+def _each_short(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _short(value) for name, value in values.items()}
 
 
 def _choose(points: list[CurvePoint], first: str, name: str, target: float) -> CurvePoint:

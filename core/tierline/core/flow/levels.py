@@ -64,7 +64,7 @@ class LevelRunner:
         if self.num_parts == 1 and self.head is None:
             return {LOGITS: logits_NBK[0]}
         fused = self._outputs.combine(logits_NBK, present_NB)
-        return {LOGITS: fused} if self.head is None else dict(self.head.run({LOGITS: fused}))
+        return {LOGITS: fused} if self.head is None else dict(self.head.run({next(iter(self.head.spec.inputs)): fused}))
 
     def decide(self, logits_NBK: Array, present_NB: Array) -> Decision:
         """Fuse and score."""

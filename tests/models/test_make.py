@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tierline.core.bundle import Bundle
+from tierline.core.errors import ConfigError
+from tierline.models.evaluate import route, run_bundle, without_device
+from tierline.models.make import train_bundle
+from tierline.models.train.ddnn import EpochReport, TrainConfig
+from tierline.models.views import prepare
+
+
+def test_digits_from_name_to_bundle(tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    bundle, data = train_bundle(
+        "digits", tmp_path, devices=4, seed=1, training={"epochs": 6}, progress=reports.append, command="make"
+    )
+    assert [r.epoch for r in reports] == [1, 2, 3, 4, 5, 6] and reports[-1].epochs == 6
+    assert reports[-1].loss < 0.8 * reports[0].loss
+    manifest = Bundle.open(tmp_path).manifest
+    assert manifest == bundle.manifest
+    assert manifest.labels == [str(i) for i in range(10)] and manifest.preprocess.grid == (2, 2)
+    assert manifest.origin["data"] == "digits" and manifest.origin["command"] == "make"
+    calibration = manifest.calibration
+    assert calibration is not None and calibration.num_samples == len(data.validation)
+    assert calibration.chosen_by == "target_exit_share=0.4"
+    test = prepare(data.test, manifest.preprocess)
+    outputs = run_bundle(bundle, test)
+    accuracy, routed = outputs.accuracy(), route(outputs, calibration.thresholds)
+    assert accuracy["cloud"] > 0.75 and accuracy["local"] > 0.5  # chance is 0.1
+    assert accuracy["cloud"] > max(accuracy[f"device:view-{i}"] for i in range(4))
+    assert routed.accuracy > 0.65 and routed.exit_share["local"] > 0.2
+    assert run_bundle(bundle, without_device(test, 2)).accuracy()["device:view-2"] == 0.0
+
+
+def test_same_seed_same_bundle(tmp_path: Path) -> None:
+    def watch(report: EpochReport) -> None:
+        assert report.epochs == 2
+
+    made = [
+        train_bundle("digits", tmp_path / str(i), devices=2, seed=seed, training={"epochs": 2}, progress=progress)[0]
+        for i, (seed, progress) in enumerate(((5, None), (5, watch), (6, None)))
+    ]
+    assert made[0].digest == made[1].digest
+    assert made[0].manifest.files != made[2].manifest.files
+
+
+def test_one_view_without_edge(tmp_path: Path) -> None:
+    bundle, data = train_bundle(
+        "digits", tmp_path, devices=1, model={"edge_filters": 0}, training={"epochs": 3, "device_dropout": 0.0}
+    )
+    outputs = run_bundle(bundle, prepare(data.test, bundle.manifest.preprocess))
+    assert bundle.manifest.exits() == ["local", "cloud"]
+    assert outputs.accuracy()["cloud"] > 0.7
+    np.testing.assert_array_equal(outputs.devices[0], outputs.logits["local"])
+
+
+def test_wrong_options_cost_no_training(tmp_path: Path) -> None:
+    def never(report: EpochReport) -> None:
+        raise AssertionError("trained")
+
+    for options in (
+        {"thresholds": "best"},
+        {"model": {"device_filter": 3}},
+        {"training": {"epochs": 0}},
+        {"training": {"device_dropout": 1.0}},
+        {"devices": -1},
+    ):
+        with pytest.raises(ConfigError):
+            train_bundle("digits", tmp_path, progress=never, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size"):
+        TrainConfig(batch_size=1)
