@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,6 +97,9 @@ def test_bytes_come_back_whole_and_in_order_and_are_counted(echo_port: int) -> N
             assert receive(one, len(message) + 1) == message, "and then the end of the stream"
             sender.join(TIMEOUT_S)
         stats = relay.ask(stats=True)["stats"]
+        give_up = time.monotonic() + TIMEOUT_S
+        while relay.ask(stats=True)["stats"]["connections"]["open"]:
+            assert time.monotonic() < give_up, "a connection that both sides ended is still open"
     assert stats["bytes"] == {"up": len(message) + 6, "down": len(message) + 6}
     assert stats["connections"]["accepted"] == 2
     assert stats["stalls"]["up"] > 0
@@ -125,8 +129,12 @@ def test_a_silent_cut_keeps_connections_and_loses_nothing(echo_port: int) -> Non
         assert receive(connection, 6) == b"before"
         relay.ask(cut="silent")
         connection.sendall(b"held")
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
         assert relay.ask(stats=True)["stats"]["bytes"] == {"up": 6, "down": 6}
         relay.ask(restore=True)
+        connection.settimeout(TIMEOUT_S)
         assert receive(connection, 4) == b"held"
 
 

@@ -52,6 +52,11 @@ def test_percentiles_are_numpys_and_totals_are_the_origins_residence() -> None:
     assert report["latency_ms"]["by_exit"] == {"local": {"count": 4, **expected}}
 
 
+def test_exits_with_as_many_hops_stand_by_their_latency() -> None:
+    answered_by_edge = record("edge", [hop("device", 15, send=14), hop("edge", 5, section=5)])
+    assert list(LatencyReport.of([answered_by_edge, local(9)]).by_exit) == ["local", "edge"]
+
+
 def test_exits_stand_from_the_sensor_upwards_with_their_shares() -> None:
     report = LatencyReport.of([record("cloud", CLIMBED), local(10), local(12), local(14, degraded=True)]).to_dict()
     assert list(report["exit_share"].items()) == [("local", 0.75), ("cloud", 0.25)]
@@ -59,11 +64,13 @@ def test_exits_stand_from_the_sensor_upwards_with_their_shares() -> None:
     assert report["plans"] == ["1"]
 
 
-def test_spans_stand_by_tier_and_an_absent_span_took_no_time() -> None:
+def test_spans_stand_by_tier_and_count_the_visits_they_occurred_in() -> None:
     spans = LatencyReport.of([record("cloud", CLIMBED), local(10.0)]).to_dict()["latency_ms"]["spans"]
     assert list(spans) == ["device", "edge", "cloud"]
     assert list(spans["device"]) == ["section", "encode", "send", "residual"], "in the ledger's order"
-    assert spans["device"]["encode"]["p50"] == 0.5
+    assert spans["device"]["encode"] == {"count": 1, "p50": 1.0, "p90": 1.0, "p99": 1.0}
+    assert spans["device"]["send"]["count"] == 2
+    assert spans["device"]["send"]["p50"] == 4.0
     assert spans["cloud"]["section"] == {"count": 1, "p50": 1.8, "p90": 1.8, "p99": 1.8}
 
 

@@ -32,7 +32,6 @@ class ShapedQueue(Generic[T]):
     def __init__(self, profile: LinkProfile, seed: int = 0) -> None:
         self._random = random.Random(seed)
         self._free_s = -math.inf
-        self._last_due_s = -math.inf
         self._travelling: deque[tuple[float, T, bytes]] = deque()
         self._sending: deque[tuple[float, int]] = deque()
         self._backlog_bytes = 0
@@ -60,8 +59,7 @@ class ShapedQueue(Generic[T]):
                 self._free_s += self._stalls(len(piece)) * self._profile.stall_s
                 self._sending.append((self._free_s, len(piece)))
                 self._backlog_bytes += len(piece)
-            self._last_due_s = max(self._last_due_s, self._free_s + self._profile.delay_s)
-            self._travelling.append((self._last_due_s, target, piece))
+            self._travelling.append((self._free_s + self._profile.delay_s, target, piece))
         return self.backlog_bytes(now_s) < self._profile.capacity_bytes
 
     def due(self, now_s: float) -> list[tuple[T, bytes]]:
@@ -97,7 +95,7 @@ class ShapedQueue(Generic[T]):
         self._travelling.clear()
         self._sending.clear()
         self._backlog_bytes = 0
-        self._free_s = self._last_due_s = -math.inf
+        self._free_s = -math.inf
 
     def _stalls(self, num_bytes: int) -> int:
         """How many of the packets in `num_bytes` stall."""

@@ -56,8 +56,7 @@ class LatencyReport:
         for row in rows:
             exits[row["exit"]].append(row)
         timed_exits = {name: [row for row in members if row["hops"]] for name, members in exits.items()}
-        # The exit nearest to the sensor first: its answers saw the fewest hops.
-        order = sorted(exits, key=lambda name: (sum(len(row["hops"]) for row in exits[name]) / len(exits[name]), name))
+        order = sorted(exits, key=lambda name: _height(exits[name]))
         return cls(
             total=_percentiles([_total_ms(row) for row in timed]),
             by_exit={
@@ -118,9 +117,9 @@ def _visits(rows: Iterable[Record]) -> dict[str, list[dict[str, float]]]:
 
 
 def _spans_by_tier(rows: Iterable[Record]) -> dict[str, dict[str, Percentiles]]:
-    """Percentiles of each span over all visits to a tier; a span that did not occur took 0."""
+    """Percentiles of each span over the visits to a tier in which it occurred; `count` tells how many."""
     return {
-        tier: {name: _percentiles([visit.get(name, 0.0) for visit in seen]) for name in _span_names(seen)}
+        tier: {name: _percentiles([visit[name] for visit in seen if name in visit]) for name in _span_names(seen)}
         for tier, seen in _visits(rows).items()
     }
 
@@ -162,6 +161,12 @@ def _accuracy(groups: Mapping[str, Sequence[Record]]) -> dict[str, float]:
 def _right(row: Record) -> bool:
     """Truth is a class index, or a label where the source knows names only."""
     return bool(row["truth"] == (row["label"] if isinstance(row["truth"], str) else row["index"]))
+
+
+def _height(rows: Sequence[Record]) -> tuple[float, float]:
+    """Sorts exits from the sensor upwards: by the mean number of hops their answers saw, then by mean latency."""
+    num_hops = sum(len(row["hops"]) for row in rows)
+    return num_hops / len(rows), sum(_total_ms(row) for row in rows if row["hops"]) / len(rows)
 
 
 def _total_ms(row: Record) -> float:
