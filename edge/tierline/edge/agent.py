@@ -7,7 +7,6 @@ it cannot. Without its parent it goes on with the last Plan and answers by its o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
@@ -36,6 +35,9 @@ from tierline.edge.config import AgentConfig
 from tierline.edge.service import access_handlers
 
 LOG = logging.getLogger("tierline.edge")
+
+ALONE_AFTER_S = 1.0
+"""A node that has run before waits so long for its parent before it answers alone."""
 
 Ready = Callable[[dict[str, Any]], None]
 
@@ -82,7 +84,7 @@ class Agent:
             [open_sink(sink.uri) for sink in config.sink],
         )
         self._dialler = self._make_dialler(tls) if config.node.parent else None
-        self._adopted = asyncio.Event()
+        self._adopted, self._connected = asyncio.Event(), asyncio.Event()
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
@@ -92,9 +94,8 @@ class Agent:
         dialling = asyncio.create_task(self._dialler.run()) if self._dialler is not None else None
         tasks = [dialling] if dialling is not None else []
         try:
-            with contextlib.suppress(asyncio.TimeoutError):
-                # A parent in reach knows the current Plan; the last one is for when there is none.
-                await _first(self._adopted.wait(), dialling, 1.0 if known is not None else None)
+            # A parent in reach knows the current Plan; the last one is for when there is none.
+            await _first(self._connected.wait(), dialling, ALONE_AFTER_S if known is not None else None)
             if not self._adopted.is_set() and known is not None:
                 self._adopt(*known)
                 LOG.warning("no parent in reach: answering alone with plan %d", known[0].version)
@@ -181,6 +182,7 @@ class Agent:
 
     def _on_change(self, is_up: bool) -> None:
         if is_up:
+            self._connected.set()
             LOG.info("connected to %s", self._config.node.parent)
         else:
             LOG.warning("lost %s: answering alone until it is back", self._config.node.parent)

@@ -14,7 +14,6 @@ degraded. `pump` does the work that has become possible, in batches; the driver 
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -23,11 +22,13 @@ import numpy as np
 from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
+from tierline.core.flow.attendance import Attendance
 from tierline.core.flow.coding import decode_rows, encode_fused
 from tierline.core.flow.journey import Answered, Journey, PartRow, State
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
+from tierline.core.flow.timers import Timers
 from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
 from tierline.core.protocols import Clock
@@ -35,6 +36,7 @@ from tierline.core.types import Array, Arrays, SampleId
 
 MAX_OPEN = 8192
 """Samples in flight at one junction; more are refused, and their senders answer alone."""
+DEADLINE, WINDOW = "deadline", "window"
 _WAITS = {State.PULL: j.PULL, State.RUN: j.QUEUE, State.UP: j.SEND}
 MAX_ANSWERED = 8192
 """Verdicts remembered for duplicates and late views."""
@@ -50,13 +52,11 @@ class Junction:
         self._levels, self._port, self._clock = levels, port, clock
         self._open: dict[SampleId, Journey] = {}
         self._answered: OrderedDict[SampleId, Answered] = OrderedDict()
-        self._timers: list[tuple[int, int, SampleId, State]] = []
-        self._num_timers = 0
+        self._timers = Timers(self._open)
         self._joined: list[Journey] = []
         self._fused: dict[int, list[Journey]] = defaultdict(list)
         self._busy: set[int] = set()
-        self._hosts: dict[str, set[str]] = {"": set(placement.views.values())}
-        """Parts by the child that is connected and hosts them; our own under the empty name."""
+        self._attendance = Attendance(node, placement, clock.now_ns())
         self._accepted_plans: set[int] = set()
         """Versions that share our structure: rows made under an older one still fit."""
         self._replier = Replier(node, placement.tier.value, levels.task, port, clock)
@@ -69,21 +69,18 @@ class Junction:
         self.plan = plan
         self._accepted_plans.add(plan.version)
         self._replier.plan = plan.version
+        self._attendance.use(plan)
         self._roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
 
     # --- what arrives -----------------------------------------------------------------------------------------
 
     def child_up(self, child: str) -> None:
         """A child connected: samples wait for its views from now on."""
-        below = [child]
-        for node in below:
-            below.extend(name for name, placement in self.plan.nodes.items() if placement.parent == node)
-        views = {role for node in below if node in self.plan.nodes for role in self.plan.nodes[node].views.values()}
-        self._hosts[child] = views if self.placement.joins else set()
+        self._attendance.up(child)
 
     def child_down(self, child: str) -> None:
         """A child was lost: nobody waits for its views any more."""
-        self._hosts.pop(child, None)
+        self._attendance.down(child)
         for journey in list(self._open.values()):
             if journey.state is State.JOIN:
                 self._join_if_complete(journey)
@@ -198,19 +195,21 @@ class Junction:
 
     def next_deadline_ns(self) -> int | None:
         """When `expire` has something to do."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers.next_ns
 
     def expire(self, now_ns: int) -> None:
         """Close join windows and answer samples whose time is up."""
-        while self._timers and self._timers[0][0] <= now_ns:
-            _, _, sample, kind = heapq.heappop(self._timers)
+        for sample, kind in self._timers.due(now_ns):
             journey = self._open.get(sample)
             if journey is None:
                 continue
-            if kind is State.DONE:
+            if kind == DEADLINE:
                 self._expired(journey)
-            elif journey.state is kind is State.JOIN:
-                self._joined_now(journey, now_ns)
+            elif journey.state is State.JOIN:
+                if self._attendance.still_waits(journey.parts.keys(), now_ns):
+                    self._timers.add(self._attendance.grace_ends_ns, sample, WINDOW)
+                else:
+                    self._joined_now(journey, now_ns)
 
     @property
     def num_open(self) -> int:
@@ -255,9 +254,9 @@ class Junction:
                 self._refuse(row.owner, m.Part(level, row.name, (sample,), 0, (0.0,), {}), error)
                 return
             journey = self._open[sample] = Journey(sample, deadline_ns, level)
-            self._timer(deadline_ns, sample, State.DONE)
+            self._timers.add(deadline_ns, sample, DEADLINE)
             if name != "*" and self.plan.join.by != "none":
-                self._timer(row.arrived_ns + int(self.plan.join.window_ms * 1e6), sample, State.JOIN)
+                self._timers.add(row.arrived_ns + int(self.plan.join.window_ms * 1e6), sample, WINDOW)
         if name in journey.parts:
             return  # first view wins
         journey.parts[name] = row
@@ -269,8 +268,9 @@ class Junction:
             self._join_if_complete(journey)
 
     def _join_if_complete(self, journey: Journey) -> None:
-        if self.plan.join.by == "none" or all(views <= journey.parts.keys() for views in self._hosts.values()):
-            self._joined_now(journey, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        if self.plan.join.by == "none" or self._attendance.is_complete(journey.parts.keys(), now_ns):
+            self._joined_now(journey, now_ns)
 
     def _joined_now(self, journey: Journey, now_ns: int) -> None:
         if journey.state is not State.JOIN:
@@ -492,11 +492,3 @@ class Junction:
     def _refuse(self, child: str, part: m.Part, error: TierlineError) -> None:
         self.counts["refused"] += len(part.ids)
         self._port.to_child(child, m.Refused(part.level, part.name, part.ids, error.code, str(error)))
-
-    def _timer(self, when_ns: int, sample: SampleId, kind: State) -> None:
-        self._num_timers += 1
-        if len(self._timers) > 4 * len(self._open) + 1024:
-            # Most belong to samples long answered: drop those, so that memory follows what is in flight.
-            self._timers = [timer for timer in self._timers if timer[2] in self._open]
-            heapq.heapify(self._timers)
-        heapq.heappush(self._timers, (when_ns, self._num_timers, sample, kind))

@@ -1,0 +1,56 @@
+"""Which views a junction waits for: those of children that are connected, and, at first, of children still to come."""
+
+from __future__ import annotations
+
+from collections.abc import KeysView
+
+from tierline.core.plan import Placement, Plan
+
+STARTUP_GRACE_NS = 5_000_000_000
+"""A hierarchy that starts together is waited for this long, so that its first samples have all their views."""
+
+
+class Attendance:
+    """Views by the child that brings them; our own under the empty name."""
+
+    def __init__(self, node: str, placement: Placement, started_ns: int) -> None:
+        self._node, self._placement = node, placement
+        self.grace_ends_ns = started_ns + STARTUP_GRACE_NS
+        self._present: dict[str, set[str]] = {"": set(placement.views.values())}
+        self._children: dict[str, set[str]] = {}
+        self._to_come: dict[str, set[str]] = {}
+
+    def use(self, plan: Plan) -> None:
+        """Learn from the Plan which children bring views."""
+        if not self._placement.joins:
+            return
+        self._children = {child: views for child in plan.nodes if (views := _views_through(plan, self._node, child))}
+        self._to_come = {child: views for child, views in self._children.items() if child not in self._present}
+
+    def up(self, child: str) -> None:
+        self._to_come.pop(child, None)
+        if self._placement.joins:
+            self._present[child] = self._children.get(child, set())
+
+    def down(self, child: str) -> None:
+        self._present.pop(child, None)
+
+    def is_complete(self, parts: KeysView[str], now_ns: int) -> bool:
+        """Whether nobody is left to wait for."""
+        return all(views <= parts for views in self._present.values()) and not self.still_waits(parts, now_ns)
+
+    def still_waits(self, parts: KeysView[str], now_ns: int) -> bool:
+        """Whether a child that has never connected may still bring what is missing."""
+        if self._to_come and now_ns >= self.grace_ends_ns:
+            self._to_come.clear()
+        return any(not views <= parts for views in self._to_come.values())
+
+
+def _views_through(plan: Plan, node: str, child: str) -> set[str]:
+    """The Bundle's views that reach `node` over its direct child."""
+    if plan.nodes[child].parent != node:
+        return set()
+    below = [child]
+    for name in below:
+        below.extend(other for other, placement in plan.nodes.items() if placement.parent == name)
+    return {role for name in below for role in plan.nodes[name].views.values()}
