@@ -184,7 +184,8 @@ class Node:
                 flow.part(link.peer, body, arrived_ns)
             elif isinstance(body, m.Features):
                 flow.features(link.peer, body)
-        self.schedule()
+        # At once, so that the answer is ready when the link's reader looks for one to send.
+        self._pump()
 
     def trigger(self) -> SampleId:
         """`join = trigger`: ask every view below this junction, and our own, for one capture."""

@@ -19,6 +19,9 @@ from tierline.core.protocols import Clock
 from tierline.core.types import Payload
 from tierline.core.wire import FRAME_OVERHEAD_BYTES, frame_from_wire, frame_to_wire, parse_frame
 
+DIRECT_BYTES = 16 << 10
+"""With less than this unacknowledged, the reader itself sends an answer: far below any flow-control window."""
+
 Read = Callable[[], Awaitable[bytes | None]]
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -71,7 +74,10 @@ class Link:
         self._clock = clock
         self._on_body = on_body
         self._outbox: deque[Frame] = deque()
-        self._wake = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None
+        """What the writer waits for while there is nothing to write."""
+        self._is_writing = False
+        self._in_reader = False
 
     def post(self, body: Body, *, keep: bool = False) -> bool:
         """Queue a message. Returns False where it will not be sent: no connection, and not worth keeping."""
@@ -80,7 +86,7 @@ class Link:
         frame = self._session.post(body, self._clock.now_ns(), keep=keep, num_bytes=payload_bytes(body))
         if self.is_up:
             self._outbox.append(frame)
-            self._wake.set()
+            self._wake()
         return True
 
     @property
@@ -109,7 +115,7 @@ class Link:
         self._outbox.clear()
         self._outbox.extend(self._session.opened(frame.body))
         self.is_up = True
-        self._wake.set()
+        self._wake()
 
     async def serve(self, read: Read, write: Write) -> None:
         """Run one opened stream until the peer ends it; errors of `read` and `write` pass through."""
@@ -120,7 +126,14 @@ class Link:
         writer.add_done_callback(lambda task: task.cancelled() or reader.cancel())
         try:
             while (raw := await read()) is not None:
+                self._in_reader = True
                 self._take(raw)
+                self._in_reader = False
+                if self._outbox and not self._is_writing and self._session.unacked_bytes < DIRECT_BYTES:
+                    # The answer leaves from here: waking the writer would cost it another turn of the loop. A few
+                    # bytes never block, so the two readers of a link cannot wait for each other.
+                    await self._write_one(write)
+                self._wake()
         except asyncio.CancelledError:
             if writer.done() and not writer.cancelled():
                 writer.result()
@@ -144,26 +157,38 @@ class Link:
         acknowledgement = self._session.acknowledgement()
         if acknowledgement is not None:
             self._outbox.append(acknowledgement)
-            self._wake.set()
+
+    def _wake(self) -> None:
+        if self._outbox and not self._in_reader and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     async def _write_all(self, write: Write) -> None:
-        outbox, counters = self._outbox, self.counters
+        loop = asyncio.get_running_loop()
         while True:
-            while outbox:
-                frame = outbox.popleft()
-                raw = frame_to_wire(frame).SerializeToString()
-                counters.sent_frames += 1
-                payload = 0
-                if frame.body is not None:
-                    payload = payload_bytes(frame.body)
-                    for tensor in tensors(frame.body):
-                        by_codec = counters.sent_by_codec
-                        by_codec[tensor.codec] = by_codec.get(tensor.codec, 0) + len(tensor.data)
-                counters.sent_payload_bytes += payload
-                counters.sent_framing_bytes += len(raw) - payload + FRAME_OVERHEAD_BYTES
-                await write(raw)
-            self._wake.clear()
-            await self._wake.wait()
+            while self._outbox and not self._is_writing:
+                await self._write_one(write)
+            self._idle = loop.create_future()
+            await self._idle
+
+    async def _write_one(self, write: Write) -> None:
+        """gRPC takes one write of a stream at a time."""
+        frame = self._outbox.popleft()
+        raw = frame_to_wire(frame).SerializeToString()
+        counters, payload = self.counters, 0
+        counters.sent_frames += 1
+        if frame.body is not None:
+            for tensor in tensors(frame.body):
+                payload += len(tensor.data)
+                by_codec = counters.sent_by_codec
+                by_codec[tensor.codec] = by_codec.get(tensor.codec, 0) + len(tensor.data)
+        counters.sent_payload_bytes += payload
+        counters.sent_framing_bytes += len(raw) - payload + FRAME_OVERHEAD_BYTES
+        self._is_writing = True
+        try:
+            await write(raw)
+        finally:
+            self._is_writing = False
+            self._wake()
 
 
 def tensors(body: Body) -> list[Payload]:
