@@ -116,7 +116,8 @@ def test_curve_is_bounded_whole_and_survives_the_manifest(bundle: Bundle, output
         routed = route(outputs, point.thresholds)
         assert point.accuracy == pytest.approx(routed.accuracy, abs=1e-6)
         assert point.exit_share == pytest.approx(routed.exit_share, abs=1e-6)
-    written = with_calibration(bundle, calibration)
+    written = with_calibration(bundle, calibration, {"made": "here"})
+    assert written.manifest.origin == {"made": "here"} and written.manifest.files == bundle.manifest.files
     assert Bundle.open(written.folder).manifest.calibration == calibration
 
 

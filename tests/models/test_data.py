@@ -205,12 +205,12 @@ def test_original_cifar10_batches(data_dir: Path) -> None:
     folder.mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         planes = np.zeros((4, 3, 1024), np.uint8)
-        planes[:, 1, 33] = 200  # green at row 1, column 1
+        planes[:, 1, 34] = 200  # green at row 1, column 2
         batch = {b"data": planes.reshape(4, 3072), b"labels": [0, 1, 2, 9]}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     data = load("cifar10")
     assert sizes(data) == (18, 2, 4)
-    assert data.test.images[0, 1, 1].tolist() == [0, 200, 0] and data.test.images.sum() == 4 * 200
+    assert data.test.images[0, 1, 2].tolist() == [0, 200, 0] and data.test.images.sum() == 4 * 200
     assert data.labels[9] == "truck"
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": print}, protocol=2))
     with pytest.raises(DataError, match="not allowed here"):
@@ -234,6 +234,7 @@ def write_mvmc(path: Path, num: int = 60) -> np.ndarray:
     y[RNG.random((num, 6)) < 0.4] = 3
     y[y.min(1) == 3, 0] = 0
     x = RNG.random((num, 6, 3, 32, 32)).astype(np.float32)
+    x[:, :, 1, 4, 9] = 1.0  # green at row 4, column 9
     x[y == 3] = 0
     np.savez(path, X=x, y=y)
     return y
@@ -248,16 +249,17 @@ def test_mvmc_keeps_cameras_apart_and_absence(data_dir: Path, tmp_path: Path) ->
     assert data.train.view_labels is not None
     total = sum(int((s.view_labels < 0).sum()) for s in (data.train, data.validation, data.test))  # type: ignore[operator]
     assert total == (y == 3).sum()
+    assert (data.train.images[:, :, 4, 9, 1] == np.where(data.train.view_labels >= 0, 255, 0)).all()
     np.testing.assert_array_equal(data.train.view_labels.max(1), data.train.labels)
     prepared = prepare(data.test, preprocess_for(data, 6))
     assert prepared.images.shape == (6, len(data.test), 3, 32, 32)
     np.testing.assert_array_equal(prepared.present.T, data.test.view_labels >= 0)  # type: ignore[operator]
     with pytest.raises(ConfigError, match="6 views of its own"):
         preprocess_for(data, 4)
-    write_samples(tmp_path / "s" / "samples.npz", data, 5)
+    write_samples(tmp_path / "s" / "samples.npz", data, 10)
     with np.load(tmp_path / "s" / "samples.npz") as samples:
-        assert samples["views"].shape == (5, 6, 32, 32, 3)
-        np.testing.assert_array_equal(samples["present"], prepared.present.T[:5])
+        assert samples["views"].shape == (10, 6, 32, 32, 3)
+        np.testing.assert_array_equal(samples["present"], prepared.present.T[:10])
 
 
 def test_mvmc_of_another_layout_is_refused(data_dir: Path) -> None:

@@ -24,6 +24,7 @@ def test_digits_from_name_to_bundle(tmp_path: Path) -> None:
     assert manifest == bundle.manifest
     assert manifest.labels == [str(i) for i in range(10)] and manifest.preprocess.grid == (2, 2)
     assert manifest.origin["data"] == "digits" and manifest.origin["command"] == "make"
+    assert manifest.origin["torch_disagreement"].startswith("local 0.0")
     calibration = manifest.calibration
     assert calibration is not None and calibration.num_samples == len(data.validation)
     assert calibration.chosen_by == "target_exit_share=0.4"

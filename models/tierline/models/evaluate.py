@@ -43,6 +43,11 @@ class ExitOutputs:
         return result
 
 
+def disagreement(outputs: ExitOutputs, logits: Mapping[str, Array]) -> dict[str, float]:
+    """By exit, the share of samples for which other logits of the same exit, (S, K), name another class."""
+    return {name: float((own.argmax(-1) != logits[name].argmax(-1)).mean()) for name, own in outputs.logits.items()}
+
+
 @dataclass(frozen=True)
 class Routed:
     """What a vector of thresholds makes of a split."""
