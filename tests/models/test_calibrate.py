@@ -44,7 +44,7 @@ def outputs() -> ExitOutputs:
         ordered = np.sort(logits[exit_name], axis=1)
         scores[exit_name] = np.exp(ordered[:, 1] - ordered[:, 2]).astype(np.float32)
     devices = np.stack([logits["local"]] * 2)
-    return ExitOutputs(devices, logits, scores, labels, np.stack([labels, np.full(400, -1)]))
+    return ExitOutputs(["view-0", "view-1"], devices, logits, scores, labels, np.stack([labels, np.full(400, -1)]))
 
 
 def test_exit_share_is_monotone_in_t(outputs: ExitOutputs) -> None:

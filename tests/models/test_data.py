@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import pickle
 import urllib.error
 import urllib.request
@@ -136,12 +138,16 @@ def test_downloads_are_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert [file.name for file in path.parent.iterdir()] == ["f.gz"]
 
 
-def test_original_mnist_files(data_dir: Path) -> None:
-    for key, (file, _) in mnist._FILES.items():
+def test_original_files_are_told_apart_by_digest(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, (file, _) in list(mnist._FILES.items()):
         values = np.zeros((20, 28, 28), np.uint8) if key[0] == "x" else np.arange(20, dtype=np.uint8) % 10
         header = b"\x00\x00\x08" + bytes([values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
-        (data_dir / file).write_bytes(gzip.compress(header + values.tobytes()))
+        raw = gzip.compress(header + values.tobytes())
+        (data_dir / file).write_bytes(raw)
+        monkeypatch.setitem(mnist._FILES, key, (file, f"md5:{hashlib.md5(raw).hexdigest()}"))
     assert sizes(load("mnist")) == (18, 2, 20)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: digest is md5"):
+        load("fashion_mnist")
     bad = data_dir / "bad.gz"
     for raw in (b"plain", gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abc"), gzip.compress(b"\x00\x00\x0d\x01")):
         bad.write_bytes(raw)
@@ -221,8 +227,6 @@ def test_original_cifar10_batches(data_dir: Path) -> None:
 
 
 def test_pickles_cannot_name_functions(tmp_path: Path) -> None:
-    import io
-
     for value in (print, Path.unlink, np.load):
         with pytest.raises(pickle.UnpicklingError):
             _PlainUnpickler(io.BytesIO(pickle.dumps(value))).load()
