@@ -95,7 +95,9 @@ def mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
         values = [row[key] for row in rows]
         if isinstance(value, dict):
             result[key] = mean(values)
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, list):
+            result[key] = [round(float(x), 4) for x in np.mean(values, axis=0)]
+        elif isinstance(value, (int, float)) and key != "seed":
             result[key] = round(float(np.mean(values)), 4)
     return result
 

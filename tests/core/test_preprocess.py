@@ -57,6 +57,10 @@ def test_colour_conversion() -> None:
     red[..., 0] = 255
     whole = Preprocess(size=(4, 6), channels=1, mean=(0.0,), std=(1.0,))
     np.testing.assert_allclose(Preprocessor(whole)(red), 76 / 255.0, atol=1e-6)  # 0.299 * 255, rounded
+    red[..., 0] = 5
+    np.testing.assert_allclose(Preprocessor(whole)(red), 1 / 255.0, atol=1e-6)  # 1.495, rounded
+    red[..., 0] = 6
+    np.testing.assert_allclose(Preprocessor(whole)(red), 2 / 255.0, atol=1e-6)  # 1.794, rounded
     colour = Preprocessor(COLOUR)
     np.testing.assert_array_equal(colour(grey), colour(np.stack([grey] * 3, axis=-1)))
     opaque = np.concatenate([images(4, 4, 3), np.zeros((4, 4, 1), np.uint8)], axis=-1)

@@ -44,7 +44,7 @@ def outputs() -> ExitOutputs:
         ordered = np.sort(logits[exit_name], axis=1)
         scores[exit_name] = np.exp(ordered[:, 1] - ordered[:, 2]).astype(np.float32)
     devices = np.stack([logits["local"]] * 2)
-    return ExitOutputs(devices, logits, scores, labels, np.stack([labels, np.full(400, -1)]))
+    return ExitOutputs(["view-0", "view-1"], devices, logits, scores, labels, np.stack([labels, np.full(400, -1)]))
 
 
 def test_exit_share_is_monotone_in_t(outputs: ExitOutputs) -> None:
@@ -116,7 +116,8 @@ def test_curve_is_bounded_whole_and_survives_the_manifest(bundle: Bundle, output
         routed = route(outputs, point.thresholds)
         assert point.accuracy == pytest.approx(routed.accuracy, abs=1e-6)
         assert point.exit_share == pytest.approx(routed.exit_share, abs=1e-6)
-    written = with_calibration(bundle, calibration)
+    written = with_calibration(bundle, calibration, {"made": "here"})
+    assert written.manifest.origin == {"made": "here"} and written.manifest.files == bundle.manifest.files
     assert Bundle.open(written.folder).manifest.calibration == calibration
 
 

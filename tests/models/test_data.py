@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import pickle
 import urllib.error
 import urllib.request
@@ -136,12 +138,16 @@ def test_downloads_are_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert [file.name for file in path.parent.iterdir()] == ["f.gz"]
 
 
-def test_original_mnist_files(data_dir: Path) -> None:
-    for key, (file, _) in mnist._FILES.items():
+def test_original_files_are_told_apart_by_digest(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, (file, _) in list(mnist._FILES.items()):
         values = np.zeros((20, 28, 28), np.uint8) if key[0] == "x" else np.arange(20, dtype=np.uint8) % 10
         header = b"\x00\x00\x08" + bytes([values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
-        (data_dir / file).write_bytes(gzip.compress(header + values.tobytes()))
+        raw = gzip.compress(header + values.tobytes())
+        (data_dir / file).write_bytes(raw)
+        monkeypatch.setitem(mnist._FILES, key, (file, f"md5:{hashlib.md5(raw).hexdigest()}"))
     assert sizes(load("mnist")) == (18, 2, 20)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: digest is md5"):
+        load("fashion_mnist")
     bad = data_dir / "bad.gz"
     for raw in (b"plain", gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abc"), gzip.compress(b"\x00\x00\x0d\x01")):
         bad.write_bytes(raw)
@@ -205,12 +211,12 @@ def test_original_cifar10_batches(data_dir: Path) -> None:
     folder.mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         planes = np.zeros((4, 3, 1024), np.uint8)
-        planes[:, 1, 33] = 200  # green at row 1, column 1
+        planes[:, 1, 34] = 200  # green at row 1, column 2
         batch = {b"data": planes.reshape(4, 3072), b"labels": [0, 1, 2, 9]}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     data = load("cifar10")
     assert sizes(data) == (18, 2, 4)
-    assert data.test.images[0, 1, 1].tolist() == [0, 200, 0] and data.test.images.sum() == 4 * 200
+    assert data.test.images[0, 1, 2].tolist() == [0, 200, 0] and data.test.images.sum() == 4 * 200
     assert data.labels[9] == "truck"
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": print}, protocol=2))
     with pytest.raises(DataError, match="not allowed here"):
@@ -221,8 +227,6 @@ def test_original_cifar10_batches(data_dir: Path) -> None:
 
 
 def test_pickles_cannot_name_functions(tmp_path: Path) -> None:
-    import io
-
     for value in (print, Path.unlink, np.load):
         with pytest.raises(pickle.UnpicklingError):
             _PlainUnpickler(io.BytesIO(pickle.dumps(value))).load()
@@ -234,6 +238,7 @@ def write_mvmc(path: Path, num: int = 60) -> np.ndarray:
     y[RNG.random((num, 6)) < 0.4] = 3
     y[y.min(1) == 3, 0] = 0
     x = RNG.random((num, 6, 3, 32, 32)).astype(np.float32)
+    x[:, :, 1, 4, 9] = 1.0  # green at row 4, column 9
     x[y == 3] = 0
     np.savez(path, X=x, y=y)
     return y
@@ -248,16 +253,17 @@ def test_mvmc_keeps_cameras_apart_and_absence(data_dir: Path, tmp_path: Path) ->
     assert data.train.view_labels is not None
     total = sum(int((s.view_labels < 0).sum()) for s in (data.train, data.validation, data.test))  # type: ignore[operator]
     assert total == (y == 3).sum()
+    assert (data.train.images[:, :, 4, 9, 1] == np.where(data.train.view_labels >= 0, 255, 0)).all()
     np.testing.assert_array_equal(data.train.view_labels.max(1), data.train.labels)
     prepared = prepare(data.test, preprocess_for(data, 6))
     assert prepared.images.shape == (6, len(data.test), 3, 32, 32)
     np.testing.assert_array_equal(prepared.present.T, data.test.view_labels >= 0)  # type: ignore[operator]
     with pytest.raises(ConfigError, match="6 views of its own"):
         preprocess_for(data, 4)
-    write_samples(tmp_path / "s" / "samples.npz", data, 5)
+    write_samples(tmp_path / "s" / "samples.npz", data, 10)
     with np.load(tmp_path / "s" / "samples.npz") as samples:
-        assert samples["views"].shape == (5, 6, 32, 32, 3)
-        np.testing.assert_array_equal(samples["present"], prepared.present.T[:5])
+        assert samples["views"].shape == (10, 6, 32, 32, 3)
+        np.testing.assert_array_equal(samples["present"], prepared.present.T[:10])
 
 
 def test_mvmc_of_another_layout_is_refused(data_dir: Path) -> None:

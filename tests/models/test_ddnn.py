@@ -189,7 +189,14 @@ def test_dropped_devices_leave_at_least_one() -> None:
 
 
 def test_bad_configurations_are_refused() -> None:
-    for bad in ({"device_filters": 0}, {"num_classes": 1}, {"edge_filters": -1}, {"edge_precision": "bit"}):
+    for bad in (
+        {"device_filters": 0},
+        {"num_classes": 1},
+        {"edge_filters": -1},
+        {"edge_precision": "bit"},
+        {"exit_rule": "entropi"},
+        {"feature_aggregator": "sum"},
+    ):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             DDNNConfig(**{"num_views": 2, "num_classes": 3, "view_shape": (1, 8, 8), **bad})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match='nearest is "max_pool"'):

@@ -7,6 +7,7 @@ import pytest
 
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError
+from tierline.models.data.dataset import Dataset, Split
 from tierline.models.evaluate import route, run_bundle, without_device
 from tierline.models.make import train_bundle
 from tierline.models.train.ddnn import EpochReport, TrainConfig
@@ -24,6 +25,7 @@ def test_digits_from_name_to_bundle(tmp_path: Path) -> None:
     assert manifest == bundle.manifest
     assert manifest.labels == [str(i) for i in range(10)] and manifest.preprocess.grid == (2, 2)
     assert manifest.origin["data"] == "digits" and manifest.origin["command"] == "make"
+    assert manifest.origin["torch_disagreement"].startswith("local 0.0")
     calibration = manifest.calibration
     assert calibration is not None and calibration.num_samples == len(data.validation)
     assert calibration.chosen_by == "target_exit_share=0.4"
@@ -56,6 +58,29 @@ def test_one_view_without_edge(tmp_path: Path) -> None:
     assert bundle.manifest.exits() == ["local", "cloud"]
     assert outputs.accuracy()["cloud"] > 0.7
     np.testing.assert_array_equal(outputs.devices[0], outputs.logits["local"])
+
+
+def test_cameras_that_do_not_always_see(tmp_path: Path) -> None:
+    """Three cameras, two kinds of objects told apart by colour, each camera blind to some of them."""
+    rng = np.random.default_rng(0)
+
+    def split(num: int) -> Split:
+        labels = rng.integers(0, 2, num)
+        view_labels = np.where(rng.random((num, 3)) < 0.6, labels[:, None], -1)
+        view_labels[:, 0] = np.where(view_labels.max(1) < 0, labels, view_labels[:, 0])
+        images = rng.integers(0, 60, (num, 3, 8, 8, 3))
+        images[..., 0] += np.where(view_labels == 1, 150, 0)[:, :, None, None]
+        images[view_labels < 0] = 0
+        return Split(images.astype(np.uint8), labels, view_labels)
+
+    data = Dataset("cameras", ["a", "b"], split(200), split(80), split(80))
+    bundle, _ = train_bundle(data, tmp_path, training={"epochs": 4, "batch_size": 32})
+    assert bundle.manifest.preprocess.grid == (1, 1) and len(bundle.manifest.views) == 3
+    outputs = run_bundle(bundle, prepare(data.test, bundle.manifest.preprocess))
+    accuracy, seen = outputs.accuracy(), (outputs.view_labels >= 0).mean(1)
+    assert accuracy["cloud"] > 0.95
+    for i, share in enumerate(seen):
+        assert accuracy[f"device:view-{i}"] <= share  # blind is wrong
 
 
 def test_wrong_options_cost_no_training(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tierline.core.catalog import nearest
+from tierline.core.catalog import names, nearest
 from tierline.core.errors import ConfigError
-from tierline.models.aggregate import combine, fused_channels
+from tierline.models.aggregate import NAMES, combine, fused_channels
 from tierline.models.layers.blocks import FC, ConvP, pooled
 
 PRECISIONS = ("binary", "bits", "full")
@@ -50,9 +50,16 @@ class DDNNConfig:
     exit_rule: str = "entropy"
 
     def __post_init__(self) -> None:
-        for name in ("device_precision", "edge_precision", "cloud_precision"):
-            if getattr(self, name) not in PRECISIONS:
-                raise ConfigError(f"model: {name} = {getattr(self, name)!r}{nearest(getattr(self, name), PRECISIONS)}")
+        for name, valid in (
+            ("device_precision", PRECISIONS),
+            ("edge_precision", PRECISIONS),
+            ("cloud_precision", PRECISIONS),
+            ("local_aggregator", NAMES),
+            ("feature_aggregator", NAMES),
+            ("exit_rule", names("exit")),
+        ):
+            if getattr(self, name) not in valid:
+                raise ConfigError(f"model: {name} = {getattr(self, name)!r}{nearest(getattr(self, name), valid)}")
         positive = ("num_views", "device_filters", "device_blocks", "cloud_filters", "cloud_blocks", "edge_blocks")
         for name in positive:
             if getattr(self, name) < 1:

@@ -22,6 +22,7 @@ from tierline.models.train.ddnn import Views
 class ExitOutputs:
     """Outputs of every exit over a split."""
 
+    views: list[str]
     devices: Array
     """float32 (N, S, K): logits of each device alone, zeros where the view is absent."""
     logits: Mapping[str, Array]
@@ -35,12 +36,17 @@ class ExitOutputs:
     def accuracy(self) -> dict[str, float]:
         """Of each exit answering alone; `device:VIEW` counts an absent view as wrong, as the paper does."""
         result = {
-            f"device:view-{i}": float((logits.argmax(-1) == self.view_labels[i]).mean())
-            for i, logits in enumerate(self.devices)
+            f"device:{view}": float((logits.argmax(-1) == labels).mean())
+            for view, logits, labels in zip(self.views, self.devices, self.view_labels, strict=True)
         }
         for name, logits in self.logits.items():
             result[name] = float((logits.argmax(-1) == self.labels).mean())
         return result
+
+
+def disagreement(outputs: ExitOutputs, logits: Mapping[str, Array]) -> dict[str, float]:
+    """By exit, the share of samples for which other logits of the same exit, (S, K), name another class."""
+    return {name: float((own.argmax(-1) != logits[name].argmax(-1)).mean()) for name, own in outputs.logits.items()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def run_bundle(bundle: Bundle, data: Views, batch_size: int = 512, engine: str =
         oracle.levels.close()
     names = bundle.manifest.exits()
     return ExitOutputs(
+        bundle.manifest.views,
         np.concatenate([part.device_logits_NBK for part in parts], axis=1) * data.present[:, :, None],
         {name: np.concatenate([part.outputs[name][LOGITS] for part in parts]) for name in names},
         {name: np.concatenate([part.scores[name] for part in parts]) for name in names},

@@ -6,6 +6,7 @@ block of a `concat` local exit turns `fused` into `logits`. ONNX allows no name 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -87,10 +88,12 @@ def make_bundle(
     return write_bundle(folder, manifest, files)
 
 
-def with_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
-    """The same Bundle, rewritten with its thresholds and curve."""
+def with_calibration(bundle: Bundle, calibration: Calibration, origin: Mapping[str, str] | None = None) -> Bundle:
+    """The same Bundle, rewritten with its thresholds and curve, and with more to tell about its origin."""
     files = {file: bundle.read(file) for file in bundle.manifest.files}
-    return write_bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, calibration=calibration), files)
+    told = {**bundle.manifest.origin, **(origin or {})}
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration, origin=told)
+    return write_bundle(bundle.folder, manifest, files)
 
 
 def _codec(section: Section) -> str:

@@ -20,9 +20,9 @@ from tierline.models.calibrate import calibrate, parse_goal
 from tierline.models.data.dataset import Dataset, Report
 from tierline.models.data.load import load
 from tierline.models.ddnn import DDNNConfig
-from tierline.models.evaluate import run_bundle
+from tierline.models.evaluate import disagreement, run_bundle
 from tierline.models.export import make_bundle, with_calibration
-from tierline.models.train.ddnn import Progress, TrainConfig, train
+from tierline.models.train.ddnn import Progress, TrainConfig, predict, train
 from tierline.models.views import prepare, preprocess_for
 
 SMALL = 5000
@@ -73,7 +73,10 @@ def train_bundle(
         "python": platform.python_version(),
     }
     plain = make_bundle(trained, out, name=dataset.name, labels=dataset.labels, preprocess=preprocess, origin=origin)
-    return with_calibration(plain, calibrate(plain, run_bundle(plain, validation), thresholds)), dataset
+    outputs = run_bundle(plain, validation)
+    differ = disagreement(outputs, predict(trained, validation))
+    told = {"torch_disagreement": ", ".join(f"{name} {share:.4f}" for name, share in differ.items())}
+    return with_calibration(plain, calibrate(plain, outputs, thresholds), told), dataset
 
 
 def training_defaults(num_samples: int) -> dict[str, Any]:

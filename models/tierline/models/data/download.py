@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -46,21 +47,23 @@ def fetch(remote: Remote, data: str, put: str, report: Report | None = None) -> 
 
     `data` names the data set, `put` the file that would make the download unnecessary.
     """
-    local = find_local(remote.file)
-    if local is not None:
-        return local
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline" / data
     path = cache / remote.file
-    if path.exists() and _digest(path, remote.digest) == remote.digest:
-        return path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     reasons = []
+    # Two sets may have files of the same name, so a digest decides even about a local file.
+    for local in (find_local(f"{data}/{remote.file}"), find_local(remote.file), path if path.exists() else None):
+        if local is not None:
+            found = _digest(local, remote.digest)
+            if found == remote.digest:
+                return local
+            reasons.append(f"{local}: digest is {found}, expected {remote.digest}")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for url in remote.urls:
             try:
                 _download(url, part, report)
-            except (urllib.error.URLError, OSError) as error:
+            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 reasons.append(f"{url}: {getattr(error, 'reason', error)}")
                 continue
             found = _digest(part, remote.digest)
@@ -70,7 +73,7 @@ def fetch(remote: Remote, data: str, put: str, report: Report | None = None) -> 
             reasons.append(f"{url}: digest is {found}, expected {remote.digest}")
     finally:
         part.unlink(missing_ok=True)
-    raise DataError(f"data {data!r}: cannot download ({'; '.join(reasons)}); put {put} into TIERLINE_DATA_DIR")
+    raise DataError(f"data {data!r}: no file at hand ({'; '.join(reasons)}); put {put} into TIERLINE_DATA_DIR")
 
 
 def _download(url: str, part: Path, report: Report | None) -> None:

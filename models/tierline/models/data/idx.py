@@ -27,7 +27,6 @@ def read_npz_or_idx(
     if local is not None:
         where, arrays = str(local), read_npz(local, KEYS)
     else:
-        # The four files of both sets bear the same names, so the folder TIERLINE_DATA_DIR alone cannot tell them apart.
         where = name
         arrays = {key: read_idx(fetch(remote, name, f"{name}.npz", report)) for key, remote in remotes.items()}
     splits = {}

@@ -68,7 +68,7 @@ class TrainConfig:
             raise ConfigError(f"train: device_dropout = {self.device_dropout} must be in [0, 1)")
 
 
-_GLANCE = 20
+_GLANCE = 5
 """Batches that settle the statistics for a progress report; the end of training takes an epoch of them."""
 
 
