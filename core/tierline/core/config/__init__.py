@@ -45,19 +45,29 @@ class Loaded(Generic[T]):
 
     def locate(self, key: str, path: str) -> str:
         """`path`, the value of `key`, made absolute; empty stays empty."""
-        return str(Path(os.path.normpath(self.base(key) / Path(path).expanduser()))) if path else ""
+        return absolute(path, self.base(key))
 
     def locate_uri(self, key: str, uri: str) -> str:
         """A source or sink URI whose file, if it names one, is made absolute."""
-        address, mark, query = uri.rpartition("?")
-        address, query = (address, mark + query) if mark else (uri, "")
-        scheme, colon, rest = address.partition(":")
-        if scheme.endswith(".py"):
-            return self.locate(key, scheme) + colon + rest + query
-        file, *function = rest.rsplit(":", 1) if scheme == "python" else [rest]
-        if file and (scheme in _FILE_SCHEMES or (scheme == "python" and file.endswith(".py"))):
-            return ":".join([scheme, self.locate(key, file), *function]) + query
-        return uri
+        return absolute_uri(uri, self.base(key))
+
+
+def absolute(path: str, base: Path) -> str:
+    """`path` seen from the folder `base`; empty stays empty."""
+    return os.path.normpath(base / Path(path).expanduser()) if path else ""
+
+
+def absolute_uri(uri: str, base: Path) -> str:
+    """A source or sink URI whose file, if it names one, is made absolute, seen from the folder `base`."""
+    address, mark, query = uri.rpartition("?")
+    address, query = (address, mark + query) if mark else (uri, "")
+    scheme, colon, rest = address.partition(":")
+    if scheme.endswith(".py"):
+        return absolute(scheme, base) + colon + rest + query
+    file, *function = rest.rsplit(":", 1) if scheme == "python" else [rest]
+    if file and (scheme in _FILE_SCHEMES or (scheme == "python" and file.endswith(".py"))):
+        return ":".join([scheme, absolute(file, base), *function]) + query
+    return uri
 
 
 def load(
