@@ -109,8 +109,7 @@ def test_the_files_are_what_nodes_read(tmp_path: Path, bundle: Path, monkeypatch
         assert cloud.node.listen == fleet.address("cloud")
         assert cloud.bundle == str(bundle)
         assert (cloud.plan.mode, cloud.plan.thresholds) == ("eager", {"local": 0.8})
-        loaded = load_hierarchy(Path(cloud.hierarchy), env={}).value
-        assert (loaded.hierarchy(), loaded.join) == (HIERARCHY, spec.join)
+        assert load_hierarchy(Path(cloud.hierarchy)) == (HIERARCHY, spec.join)
         edge = load_agent(run / "edge.toml", env={}).value
         assert (edge.node.parent, edge.node.listen) == (fleet.address("cloud"), fleet.address("edge"))
         device = load_agent(run / "device-1.toml", env={}).value

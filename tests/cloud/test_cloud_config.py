@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tierline.cloud.config import CloudConfig, load_cloud
-from tierline.cloud.hierarchy import find_bundle, load_hierarchy
+from tierline.cloud.hierarchy import find_bundle, load_file, load_hierarchy
 from tierline.core.config import Loaded
 from tierline.core.errors import ConfigError
 from tierline.core.plan import Join
@@ -52,16 +52,19 @@ def cloud(tmp_path: Path, text: str, *overrides: str) -> CloudConfig:
 
 
 def test_a_cloud_needs_little(tmp_path: Path) -> None:
-    config = cloud(tmp_path, 'schema = 1\nhierarchy = "h.toml"')
+    config = cloud(tmp_path, 'schema = 1\nhierarchy = "h.toml"\nbundle = "b"')
     assert config.hierarchy == str(tmp_path / "h.toml")
     assert (config.node.id, config.node.listen) == ("cloud", "127.0.0.1:7443")
     assert config.state_dir == Path("/x/tierline/cloud")
     assert (config.plan.mode, config.plan.budget_ms, config.plan.max_batch) == ("on_demand", 5000.0, 64)
-    assert (config.bundle, config.enrol.listen, config.metrics.listen, config.plan.thresholds) == ("", "", "", {})
+    assert config.bundle == str(tmp_path / "b")
+    assert (config.enrol.listen, config.metrics.listen, config.plan.thresholds) == ("", "", {})
 
 
 def test_plan_knobs(tmp_path: Path) -> None:
-    config = cloud(tmp_path, 'schema = 1\nhierarchy = "h"\n[plan]\nmode = "auto"', "plan.thresholds.local=0.8")
+    config = cloud(
+        tmp_path, 'schema = 1\nhierarchy = "h"\nbundle = "b"\n[plan]\nmode = "auto"', "plan.thresholds.local=0.8"
+    )
     assert (config.plan.mode, config.plan.thresholds) == ("auto", {"local": 0.8})
 
 
@@ -76,14 +79,14 @@ def test_plan_knobs(tmp_path: Path) -> None:
 )
 def test_mistakes_are_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        cloud(tmp_path, 'schema = 1\nhierarchy = "h.toml"', override)
+        cloud(tmp_path, 'schema = 1\nhierarchy = "h.toml"\nbundle = "b"', override)
     assert str(caught.value).startswith(message)
 
 
 def hierarchy(tmp_path: Path, text: str = HIERARCHY) -> Loaded:  # type: ignore[type-arg]
     file = tmp_path / "gate.toml"
     file.write_text(text, "utf-8")
-    return load_hierarchy(file, env={})
+    return load_file(file, env={})
 
 
 def test_the_hierarchy_becomes_what_plans_are_made_of(tmp_path: Path) -> None:
@@ -93,6 +96,7 @@ def test_the_hierarchy_becomes_what_plans_are_made_of(tmp_path: Path) -> None:
     assert value.hierarchy().node("orin-1").tier is Tier.EDGE
     assert value.up.link == {"rtt_ms": 50, "mbit": 5.85, "stall_share": 0.01}
     assert value.goal.max_latency_p99_ms == 80
+    assert load_hierarchy(tmp_path / "gate.toml") == (value.hierarchy(), value.join)
 
 
 def test_views_stand_alone_unless_joined(tmp_path: Path) -> None:
@@ -131,4 +135,6 @@ def test_a_model_is_a_folder_or_a_stored_name(tmp_path: Path) -> None:
     assert find_bundle(loaded, env) == kept[0]
     assert find_bundle(hierarchy(tmp_path, HIERARCHY.replace("@3", "")), env) == kept[1]
     near = keep(tmp_path / "vehicles")
+    (tmp_path / "gate.toml").write_text(HIERARCHY.replace("@3", ""))
+    assert cloud(tmp_path, 'schema = 1\nhierarchy = "gate.toml"').bundle == str(near)
     assert find_bundle(hierarchy(tmp_path, HIERARCHY.replace("@3", "")), env) == near

@@ -93,8 +93,7 @@ def test_mistakes_are_refused(tmp_path: Path, override: str, message: str) -> No
 
 
 def test_a_node_with_nothing_to_do_is_refused(tmp_path: Path) -> None:
-    lonely = 'schema = 1\n[node]\nid = "a"\n'
-    with pytest.raises(ConfigError, match="nothing to do"):
-        read(tmp_path, lonely + 'parent = "h:1"\n')
-    with pytest.raises(ConfigError, match="nothing says what to run"):
-        read(tmp_path, lonely + 'listen = "h:1"\n')
+    idle = 'schema = 1\n[node]\nid = "a"\nparent = "h:1"\n'
+    with pytest.raises(ConfigError, match=r"^agent.toml: neither a \[\[source\]\] nor node.listen: .* nothing to do"):
+        read(tmp_path, idle)
+    assert read(tmp_path, idle, "node.listen=:1").source == ()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from tierline.cloud.hierarchy import find_bundle, load_file
 from tierline.core.config import Loaded, load
 from tierline.core.config.sections import (
     Count,
@@ -96,10 +97,11 @@ def load_cloud(
     config = loaded.value
     node, tls = config.node, config.tls
     state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
+    hierarchy = loaded.locate("hierarchy", config.hierarchy)
     value = msgspec.structs.replace(
         config,
-        hierarchy=loaded.locate("hierarchy", config.hierarchy),
-        bundle=loaded.locate("bundle", config.bundle),
+        hierarchy=hierarchy,
+        bundle=loaded.locate("bundle", config.bundle) or str(find_bundle(load_file(Path(hierarchy), env=env), env)),
         node=msgspec.structs.replace(node, state_dir=state_dir),
         tls=Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
     )

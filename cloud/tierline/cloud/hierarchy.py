@@ -61,7 +61,13 @@ class HierarchyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Hierarchy(self.node)
 
 
-def load_hierarchy(
+def load_hierarchy(path: Path) -> tuple[Hierarchy, Join]:
+    """Who exists and how views are joined. Raises ConfigError."""
+    file = load_file(path).value
+    return file.hierarchy(), file.join
+
+
+def load_file(
     path: Path, *, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> Loaded[HierarchyFile]:
     """Read and check hierarchy.toml; its shape (parents, views) is checked when a Plan is made. Raises ConfigError."""

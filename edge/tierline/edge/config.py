@@ -49,8 +49,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     view: str
     uri: str
-    queue: Literal["", "latest", "all"] = ""
-    """`latest` drops frames that nobody had time for, and counts them; empty: as the source does by itself."""
+    queue: Literal["latest", "all"] = "latest"
+    """Of cameras and videos: `latest` drops frames that nobody had time for, and counts them. Files always wait."""
     in_flight: Count = 1
     """Samples of this source that may wait for an answer before the next is captured."""
     budget_ms: Milliseconds = 0.0
@@ -101,8 +101,6 @@ def load_agent(
             raise ConfigError(f"{path.name}: source: view {view!r} is listed twice; give each source its own view")
     if not config.source and not config.node.listen:
         raise ConfigError(f"{path.name}: neither a [[source]] nor node.listen: this node has nothing to do; add one")
-    if not config.node.parent and not config.bundle:
-        raise ConfigError(f"{path.name}: neither node.parent nor bundle: nothing says what to run; set one")
     node = config.node
     state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
     tls = config.tls

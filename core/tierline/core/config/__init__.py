@@ -80,7 +80,7 @@ def load(
     schema: int = 1,
 ) -> Loaded[T]:
     """Read `path` as `type_`. `overrides` are `a.b=c`; `env` defaults to the process's. Raises ConfigError."""
-    raw = _read(path)
+    raw = read_document(path)
     name = path.name
     if raw.get("schema") != schema:
         found = f"schema = {show(raw['schema'])}, this version reads" if "schema" in raw else "schema: missing; write"
@@ -118,7 +118,8 @@ def flatten(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield at, msgspec.to_builtins(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """A TOML file, unchecked. Raises ConfigError."""
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
