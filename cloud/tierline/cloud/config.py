@@ -1,0 +1,108 @@
+"""cloud.toml: what is true of this server, and which hierarchy and Bundle it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from tierline.cloud.hierarchy import find_bundle, load_file
+from tierline.core.config import Loaded, load
+from tierline.core.config.sections import (
+    Count,
+    Engine,
+    Metrics,
+    Milliseconds,
+    Tls,
+    check_address,
+    check_id,
+    default_state_dir,
+)
+from tierline.core.link.tls import TlsFiles
+from tierline.core.plan import Mode
+
+SCHEMA = 1
+
+Threshold = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who this is and where it listens."""
+
+    id: str = "cloud"
+    listen: str = "127.0.0.1:7443"
+    """host:port for children."""
+    state_dir: str = ""
+    """Authority, keys and invitations; empty: below XDG_STATE_HOME."""
+    insecure: bool = False
+    """Allow plain connections beyond this machine."""
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        if not self.listen:
+            raise ValueError("listen: is empty; write host:port, e.g. 0.0.0.0:7443")
+        check_address("listen", self.listen)
+
+
+class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where invited nodes may ask for a certificate; empty: nowhere."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        check_address("listen", self.listen)
+
+
+class PlanKnobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Overrides of what the Bundle's calibration and the hierarchy say."""
+
+    mode: Mode = "on_demand"
+    budget_ms: Milliseconds = 5000.0
+    max_batch: Count = 64
+    thresholds: dict[str, Threshold] = {}
+    """T by exit name, in [0, 1]: a sample leaves where its score is below T; 1 lets everything leave."""
+
+
+class CloudConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of cloud.toml; `load_cloud` has made its paths absolute."""
+
+    schema: int
+    hierarchy: str
+    """Path of hierarchy.toml."""
+    bundle: str = ""
+    """Folder of the Bundle; empty: the hierarchy's `model`."""
+    node: Node = Node()
+    engine: Engine = Engine()
+    enrol: Enrol = Enrol()
+    metrics: Metrics = Metrics()
+    plan: PlanKnobs = PlanKnobs()
+    tls: Tls = Tls()
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.node.state_dir)
+
+    def tls_files(self) -> TlsFiles | None:
+        """Certificate and key of this node; None for plain connections."""
+        return self.tls.files(self.state_dir)
+
+
+def load_cloud(
+    path: Path, *, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Loaded[CloudConfig]:
+    """Read and check cloud.toml. Raises ConfigError."""
+    loaded = load(path, CloudConfig, overrides=overrides, env=env, schema=SCHEMA)
+    config = loaded.value
+    node, tls = config.node, config.tls
+    state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
+    hierarchy = loaded.locate("hierarchy", config.hierarchy)
+    value = msgspec.structs.replace(
+        config,
+        hierarchy=hierarchy,
+        bundle=loaded.locate("bundle", config.bundle) or str(find_bundle(load_file(Path(hierarchy), env=env), env)),
+        node=msgspec.structs.replace(node, state_dir=state_dir),
+        tls=Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
+    )
+    return Loaded(path, value, loaded.origin)

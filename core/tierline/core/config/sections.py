@@ -1,0 +1,80 @@
+"""Tables that the files of several roles share, and the checks of their values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from tierline.core.link.tls import TlsFiles
+
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s/]*):(\d{1,5})")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What runs Sections."""
+
+    prefer: tuple[str, ...] = ("onnxruntime",)
+    """Names in the engine room; the first that is installed is used."""
+    threads: Count = 1
+    inline_ms: Milliseconds = 0.5
+    """Sections measured faster than this run on the event loop, slower ones in a thread."""
+
+    def __post_init__(self) -> None:
+        if not self.prefer:
+            raise ValueError('prefer = []: name at least one engine, e.g. ["onnxruntime"]')
+
+
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Prometheus may ask; empty for nowhere."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        check_address("listen", self.listen)
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Paths of PEM files; all three, or none for `state_dir/pki` where that exists."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if any((self.ca, self.cert, self.key)) and not all((self.ca, self.cert, self.key)):
+            raise ValueError("give ca, cert and key together")
+
+    def files(self, state_dir: Path) -> TlsFiles | None:
+        """The files to use; None for plain connections."""
+        if self.ca:
+            return TlsFiles(Path(self.ca), Path(self.cert), Path(self.key))
+        kept = TlsFiles.of_state(state_dir)
+        return kept if kept.cert.parent.is_dir() else None
+
+
+def check_id(node_id: str) -> None:
+    """Raise ValueError unless it can name a node."""
+    if not NODE_ID.fullmatch(node_id):
+        raise ValueError(f"id = {node_id!r}: 1 to 63 letters, digits, '.', '_' and '-', the first alphanumeric")
+
+
+def check_address(key: str, address: str, *, host_needed: bool = False) -> None:
+    """Raise ValueError unless empty or `host:port`."""
+    match = _ADDRESS.fullmatch(address)
+    if address and (not match or int(match[2]) > 65535 or (host_needed and (not match[1] or match[2] == "0"))):
+        raise ValueError(f"{key} = {address!r}: expected host:port or [ipv6]:port")
+
+
+def default_state_dir(node_id: str, env: Mapping[str, str] | None = None) -> Path:
+    """`$XDG_STATE_HOME/tierline/NODE`, which is `~/.local/state/tierline/NODE` where that is not set."""
+    home = (os.environ if env is None else env).get("XDG_STATE_HOME", "")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "tierline" / node_id
