@@ -13,10 +13,9 @@ from typing import Any
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.core.bundle import Bundle
-from tierline.core.flow.host import Host
-from tierline.core.flow.node import EngineSettings, new_epoch
+from tierline.core.flow.host import Host, engine_settings
+from tierline.core.flow.node import new_epoch
 from tierline.core.invite import InviteStore
-from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import Plan, make_plan
 from tierline.core.protocols import Outcome
 
@@ -38,12 +37,11 @@ class Server:
 
     def __init__(self, config: CloudConfig) -> None:
         self._config = config
-        state_dir = Path(config.node.state_dir)
-        tls = tls_files(config)
-        self._store = InviteStore(state_dir) if tls is not None else None
+        tls = config.tls_files()
+        self._store = InviteStore(config.state_dir) if tls is not None else None
         self.host = Host(
             config.node.id,
-            engine=EngineSettings(config.engine.prefer[0], config.engine.inline_ms),
+            engine=engine_settings(config.engine),
             on_outcome=_no_views,
             listen=config.node.listen,
             metrics_listen=config.metrics.listen,
@@ -66,7 +64,7 @@ class Server:
                 from tierline.cloud.enrol import EnrolmentService, start_enrolment
                 from tierline.cloud.init import open_authority
 
-                service = EnrolmentService(self._store, open_authority(Path(self._config.node.state_dir)))
+                service = EnrolmentService(self._store, open_authority(self._config.state_dir))
                 enrolment, port = await start_enrolment(self._config.enrol.listen, self._tls, service)
                 line["enrol"] = f"{self._config.enrol.listen.rpartition(':')[0]}:{port}"
             LOG.info("plan %d of %s for %d nodes", plan.version, plan.model, len(plan.nodes))
@@ -97,15 +95,6 @@ def load(config: CloudConfig) -> tuple[Bundle, Plan]:
         max_batch=config.plan.max_batch,
     )
     return bundle, plan
-
-
-def tls_files(config: CloudConfig) -> TlsFiles | None:
-    """Certificate files as configured, else those that `cloud init` put into the state folder."""
-    tls = config.tls
-    if tls.cert or tls.key or tls.ca:
-        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key))
-    files = TlsFiles.of_state(Path(config.node.state_dir))
-    return files if files.cert.is_file() else None
 
 
 def _no_views(outcome: Outcome) -> None:

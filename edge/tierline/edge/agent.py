@@ -19,8 +19,7 @@ import grpc
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError, DigestMismatch, PlanError
 from tierline.core.flow.desk import offered_codecs
-from tierline.core.flow.host import Host, own_version
-from tierline.core.flow.node import EngineSettings
+from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
@@ -56,12 +55,12 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._id = config.node.id
-        self._store = BundleStore(Path(config.node.state_dir))
+        self._store = BundleStore(config.state_dir)
         self._given = Bundle.open(Path(config.bundle)) if config.bundle else None
-        tls = tls_files(config)
+        tls = config.tls_files()
         self.host = Host(
             self._id,
-            engine=EngineSettings(config.engine.prefer[0], config.engine.inline_ms),
+            engine=engine_settings(config.engine),
             on_outcome=lambda outcome: self.cameras.outcome(outcome),
             listen=config.node.listen,
             metrics_listen=config.metrics.listen,
@@ -200,16 +199,8 @@ class Agent:
                 )
 
 
-def tls_files(config: AgentConfig) -> TlsFiles | None:
-    """Certificate files as configured, else those of the state folder if `node join` put them there."""
-    tls = config.tls
-    if tls.cert or tls.key or tls.ca:
-        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key))
-    files = TlsFiles.of_state(Path(config.node.state_dir))
-    return files if files.cert.is_file() else None
-
-
 def _is_live(uri: str) -> bool:
+    """Whether frames come by themselves, so that a queue is a choice; files and data sets wait."""
     return uri.partition(":")[0] in ("video", "rtsp", "gst")
 
 

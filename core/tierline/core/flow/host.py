@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from tierline.core import catalog
 from tierline.core.clock import MonotonicClock
+from tierline.core.config.sections import Engine as EngineConfig
+from tierline.core.errors import MissingDependency
 from tierline.core.flow.desk import Desk
 from tierline.core.flow.node import EngineSettings, Node, new_epoch
 from tierline.core.link.listen import Listener
@@ -159,6 +162,20 @@ class Host:
             due_ns += int(period_ms * 1e6)
             await asyncio.sleep(max(0.0, (due_ns - self.clock.now_ns()) / 1e9))
             self.node.trigger()
+
+
+def engine_settings(config: EngineConfig) -> EngineSettings:
+    """The first engine of the configuration that is installed. Raises MissingDependency where none is."""
+    missing: MissingDependency | None = None
+    for name in config.prefer:
+        try:
+            catalog.load("engine", name)
+        except MissingDependency as error:
+            missing = error
+            continue
+        return EngineSettings(name, config.threads, config.inline_ms)
+    assert missing is not None
+    raise missing
 
 
 def own_version() -> str:

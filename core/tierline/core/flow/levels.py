@@ -127,11 +127,11 @@ class Levels:
             runner.close()
 
 
-def engine_maker(name: str) -> MakeEngine:
+def engine_maker(name: str, threads: int = 1) -> MakeEngine:
     """Engines of one kind, by catalogue name."""
 
     def make(model: bytes, section: str) -> Engine:
-        engine: Engine = catalog.make("engine", name, model=model, name=section)
+        engine: Engine = catalog.make("engine", name, model=model, name=section, threads=threads)
         return engine
 
     return make

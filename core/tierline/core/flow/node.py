@@ -35,6 +35,7 @@ class EngineSettings:
     """How Sections run on this machine."""
 
     name: str = "onnxruntime"
+    threads: int = 1
     inline_ms: float = 0.5
     """A run expected to take longer goes to a worker thread, so that links stay responsive."""
 
@@ -86,7 +87,7 @@ class Node:
             return
         levels = Levels(
             bundle,
-            engine_maker(self._engine.name),
+            engine_maker(self._engine.name, self._engine.threads),
             views=placement.views,
             joins=bool(placement.joins),
             runs=set(placement.runs),
