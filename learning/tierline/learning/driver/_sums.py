@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Step
 from tierline.learning.driver._time import Pipe, Schedule, to_ns
+from tierline.learning.driver.world import ROOT
 from tierline.learning.effects import Reduce, Reduced
 from tierline.learning.errors import RuleError
 from tierline.learning.fixed import WeightedSum, contribution
-
-ROOT = NodeId("root")
-"""Other end of the edges that carry sums: (node, ROOT) up, (ROOT, node) down."""
 
 
 @dataclass(slots=True, eq=False)

@@ -6,17 +6,11 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tierline.learning.driver.world import LinkSpec
+
 
 def to_ns(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSpec:
-    """One direction of an edge. 0 bit/s stands for a link without a limit."""
-
-    latency_s: float = 0.0
-    bandwidth_bps: float = 0.0
 
 
 @dataclass(slots=True)

@@ -9,48 +9,21 @@ and each receiver keeps the first message per (turn, tag, sender).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed, TierlineError
 from tierline.core.rng import Key
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.driver._peer import Peer, Running, Step, Wait, WaitForSum, sealed
-from tierline.learning.driver._sums import ROOT, Sums
-from tierline.learning.driver._time import LinkSpec, Pipe, Schedule, to_ns
+from tierline.learning.driver._sums import Sums
+from tierline.learning.driver._time import Pipe, Schedule, to_ns
+from tierline.learning.driver.world import Counts, World
 from tierline.learning.effects import Compute, Effect, Effects, Exchange, Message, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.rule import NodeInfo, Rule, State, Topology, Trainer, Turn
 
 _MAX_NAMED = 16
 """Nodes that a Deadlock names."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """How long things take and what goes wrong. A dict sets single nodes or directed edges; others take the default."""
-
-    compute_s: float = 0.0
-    """Time of one Compute."""
-    compute_of: Mapping[NodeId, float] | None = None
-    link: LinkSpec = LinkSpec()
-    link_of: Mapping[tuple[NodeId, NodeId], LinkSpec] | None = None
-    loss: float = 0.0
-    """Probability that a message of an Exchange vanishes. Sums are carried reliably."""
-    seed: int = 0
-    """Of the losses."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What moved so far."""
-
-    num_messages: int = 0
-    num_bytes: int = 0
-    """Of values in messages and sums, without framing, sums going up only."""
-    num_lost: int = 0
-    num_late: int = 0
-    """Messages that came after their receiver had finished the turn."""
 
 
 class Memory:
@@ -90,7 +63,7 @@ class Memory:
             peers = frozenset(nodes[j] for j in near)
             info = NodeInfo(me, nodes, peers, peers)
             w = {nodes[j]: float(matrix[i, j]) for j in (i, *near)}
-            seconds = (self._world.compute_of or {}).get(me, self._world.compute_s)
+            seconds = self._world.compute_of.get(me, self._world.compute_s)
             rule.start(x, info)
             self._peers[me] = Peer(info, rule, trainers[me], w, to_ns(seconds))
 
@@ -272,11 +245,12 @@ class Memory:
     def _pipe(self, source: NodeId, target: NodeId) -> Pipe:
         edge = (source, target)
         if edge not in self._pipes:
-            self._pipes[edge] = Pipe((self._world.link_of or {}).get(edge, self._world.link))
+            self._pipes[edge] = Pipe(self._world.link_of.get(edge, self._world.link))
         return self._pipes[edge]
 
     def _who_waits(self) -> list[str]:
-        lines, awaited = [], set()
+        lines: list[str] = []
+        awaited: set[NodeId] = set()
         for me, peer in sorted(self._peers.items()):
             if peer.running is None or peer.running.wait is None:
                 continue
