@@ -53,14 +53,14 @@ def contribution(
 ) -> WeightedSum:
     """One member's part of a sum over at most `num_members` members.
 
-    Raises BadFrame for a value that is not finite, a weight that is not positive, and for a value so large that
+    Raises BadFrame for a value that is not finite, a weight outside [2^-32, 2^31), and for a value so large that
     `num_members` of its size would overflow: the test knows no order, so it cannot pass in one and fail in another.
     """
     if not 0 <= fraction_bits <= 62:
         raise BadFrame(f"{where}: fraction_bits = {fraction_bits} is outside 0..62")
-    units = round(math.ldexp(weight, _WEIGHT_BITS)) if math.isfinite(weight) else 0
-    if not 0 < units < 2**63:
+    if not 2.0**-_WEIGHT_BITS <= weight < 2.0**31:
         raise BadFrame(f"{where}: weight {weight} is not between 2^-32 and 2^31")
+    units = round(math.ldexp(weight, _WEIGHT_BITS))
     if not np.isfinite(value.flat).all():
         name = next(name for name, view in value.items() if not np.isfinite(view).all())
         raise BadFrame(f"{where}: {name!r} holds values that are not finite; a smaller lr may help")

@@ -35,6 +35,7 @@ class Sum:
 
     def result(self) -> Reduced:
         assert self.total is not None
+        self.total.integers.flags.writeable = False  # all members of this process share it
         return Reduced(self.asked.value.layout, self.total, tuple(sorted(self.members)))
 
 

@@ -147,27 +147,29 @@ class Memory:
     def _go_on(self, peer: Peer, running: Running, value: object) -> None:
         where = f"{peer.info.me}, {running.step[0]} {running.step[1]}"
         try:
-            effect: Effect = running.generator.send(value)
-            if isinstance(effect, Compute):
-                result = peer.trainer.gradient(effect.at, effect.batch)
-                self._answer(peer, running, result, peer.compute_ns)
-                return
+            self._carry_out(peer, running, running.generator.send(value))
         except StopIteration:
             peer.finish()
             self._sums.finished(running.step)
             if self._until is not None and peer.round < self._until:
                 self._begin(peer)
-            return
+        except RuleError as error:
+            raise RuleError(f"{where}: {error}") from error
         except Exception as error:
             kind = error.code if isinstance(error, TierlineError) else type(error).__name__
             raise NodeFailed(f"{where}: {kind}: {error}; every node is back at its last finished turn") from error
-        if isinstance(effect, Exchange):
-            self._exchange(peer, running, effect, where)
+
+    def _carry_out(self, peer: Peer, running: Running, effect: Effect) -> None:
+        if isinstance(effect, Compute):
+            self._answer(peer, running, peer.trainer.gradient(effect.at, effect.batch), peer.compute_ns)
+        elif isinstance(effect, Exchange):
+            self._exchange(peer, running, effect, f"tag {effect.tag!r}")
+        elif isinstance(effect, Reduce):
+            self._reduce(peer, running, effect, f"sum {effect.tag!r}")
         else:
-            self._reduce(peer, running, effect, where)
+            raise RuleError(f"yielded a {type(effect).__name__}, which is no effect")
 
     def _exchange(self, peer: Peer, running: Running, e: Exchange, where: str) -> None:
-        where = f"{where}, tag {e.tag!r}"
         strangers = (e.out.keys() - peer.info.peers_out) | (e.expect - peer.info.peers_in)
         twice = {j for j in e.out if (e.tag, j) in running.posted}
         twice |= {j for j in e.expect if (e.tag, j) in running.taken}
@@ -225,7 +227,7 @@ class Memory:
             self._answer(peer, running, peer.take(running, wait))
 
     def _reduce(self, peer: Peer, running: Running, e: Reduce, where: str) -> None:
-        where, me = f"{where}, sum {e.tag!r}", peer.info.me
+        me = peer.info.me
         if e.group - self._peers.keys() or me not in e.group:
             raise RuleError(f"{where}: the group lacks {me}, or holds nodes that are not in this run")
         if e.tag in running.summed:
