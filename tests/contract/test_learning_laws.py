@@ -73,7 +73,7 @@ def scatter(rules: dict[NodeId, Rule]) -> np.ndarray:
     """Give every node a model of its own; returns their mean."""
     for i, rule in enumerate(rules.values()):
         rule.load({**rule.state(), "x": model(seed=100 + i).flat})
-    return np.mean([rule.x.flat for rule in rules.values()], axis=0, dtype=np.float64)
+    return np.asarray(models(rules).mean(axis=0, dtype=np.float64))
 
 
 def models(rules: dict[NodeId, Rule]) -> np.ndarray:

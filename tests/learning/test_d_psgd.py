@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from tierline.core.types import Arrays, NodeId
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.effects import Effects, Gradient, gradient
-from tierline.learning.rule import Rule, Turn
+from tierline.learning.rule import Turn
 
 DIM, N = 6, 5
 RNG = np.random.default_rng(5)
@@ -31,7 +34,7 @@ class Quadratic:
 
 
 def run(
-    make: type[Rule] | str,
+    make: Callable[[], Any] | str,
     rounds: int,
     *,
     a: np.ndarray = A,
