@@ -42,6 +42,11 @@ def test_the_mean_of_equal_values_is_the_value_whatever_the_weights() -> None:
     assert abs(total.weight - (1 / 3 + 1 / 7 + 600)) < 1e-9
 
 
+def test_values_go_to_the_nearest_unit_and_ties_to_the_even_one() -> None:
+    units = np.array([0.4, 0.75, -0.75, 0.5, 1.5, -2.5]) * 2.0**-32
+    assert contribution(params(*units), weight=1.0, num_members=2).integers.tolist() == [0, 1, -1, 0, 2, -2]
+
+
 def test_more_bits_resolve_smaller_values() -> None:
     x = params(1.2345e-9)
     coarse, fine = (contribution(x, weight=1.0, num_members=2, fraction_bits=bits).sum()[0] for bits in (32, 56))

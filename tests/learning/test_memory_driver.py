@@ -158,6 +158,56 @@ def test_a_deadline_ends_a_wait_with_what_is_there_and_late_messages_are_counted
     assert driver.counts.num_late == 1
 
 
+def test_a_quorum_of_one_is_the_next_arrival_also_where_more_are_there() -> None:
+    def body(rule: Script, t: Turn) -> Effects[None]:
+        if t.me != A:
+            yield from exchange("x", {A: {}}, ())
+            return
+        yield from gradient(rule.x, t.batch)
+        rest = t.peers_in
+        while rest:
+            got = yield from exchange("x", {}, rest, quorum=1)
+            rule.seen.append(tuple(got))
+            rest -= got.keys()
+
+    world = World(compute_s=1.0, link_of=STAGGERED.link_of)
+    driver, rules = drive(body, world=world)
+    driver.run(1)
+    assert rules[A].seen == [(C,), (D,), (B,)]
+
+
+def test_a_wait_is_ended_only_by_its_own_messages_and_its_own_deadline() -> None:
+    def body(rule: Script, t: Turn) -> Effects[None]:
+        if t.me == A:
+            for tag, sender, within_s in (("two", C, 1.0), ("one", C, None), ("one", B, None), ("three", B, None)):
+                got = yield from exchange(tag, {}, {sender}, within_s=within_s)
+                rule.seen.append((tag, *got))
+        elif t.me == B:
+            yield from exchange("one", {A: {}}, ())
+            yield from gradient(rule.x, t.batch)
+            yield from exchange("three", {A: {}}, ())
+        else:
+            yield from exchange("one", {A: {}}, ())
+            yield from exchange("two", {A: {}}, ())
+
+    world = World(compute_s=2.0, link=LinkSpec(0.5), link_of={(B, A): LinkSpec(0.1)})
+    driver, rules = drive(body, "abc", world=world)
+    driver.run(1)
+    assert rules[A].seen == [("two", C), ("one", C), ("one", B), ("three", B)]
+    assert driver.time_s == pytest.approx(2.1)
+
+    def others_first(rule: Script, t: Turn) -> Effects[None]:
+        if t.me == A:
+            got = yield from exchange("x", {}, {C})
+            rule.seen.append(tuple(got))
+        else:
+            yield from exchange("x", {A: {}}, ())
+
+    driver, rules = drive(others_first, "abc", world=world)
+    driver.run(1)
+    assert rules[A].seen == [(C,)]
+
+
 def test_fast_nodes_run_ahead_and_rounds_do_not_mix() -> None:
     def body(rule: Script, t: Turn) -> Effects[None]:
         if t.me == A:
@@ -228,6 +278,26 @@ def test_a_turn_that_runs_again_counts_once(fails_after: str) -> None:
     driver.run(4)
     assert failed and driver.rounds == dict.fromkeys((A, B, C, D), 4)
     assert all(np.array_equal(rule.x.flat, X.flat * 2**4) for rule in rules.values())
+
+
+def test_a_sum_under_way_when_a_turn_is_given_up_answers_no_other_sum() -> None:
+    failed: list[NodeId] = []
+
+    def body(rule: Script, t: Turn) -> Effects[None]:
+        one = yield from reduce("one", rule.x, t.nodes)
+        if t.me == C:
+            if not failed:
+                failed.append(C)
+                raise OSError("unplugged")
+            return
+        two = yield from reduce("two", 2.0 * rule.x, {A, B})
+        rule.seen.append((one.mean.flat.tolist(), two.mean.flat.tolist()))
+
+    driver, rules = drive(body, "abc", world=World(link=LinkSpec(0.1)))
+    with pytest.raises(NodeFailed, match="c, turn 0"):
+        driver.run(1)
+    driver.run(1)
+    assert rules[A].seen == rules[B].seen == [(X.flat.tolist(), (2 * X.flat).tolist())]
 
 
 def refused(body: Body, message: str, *, topology: str = "complete") -> None:
