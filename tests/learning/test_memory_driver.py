@@ -430,3 +430,21 @@ def test_what_is_remembered_about_neighbours_is_rebuilt_by_resync() -> None:
     second.resync()
     second.run(7)
     assert all(np.isfinite(rule.x.flat).all() for rule in resumed.values())
+
+
+def test_a_resync_that_failed_is_taken_up_where_it_stopped() -> None:
+    class Fragile(Deltas):
+        def resync(self, t: Turn) -> Effects[None]:
+            yield from super().resync(t)
+            if t.me == D and not self.seen:
+                self.seen.append("once")
+                raise OSError("unplugged")
+
+    rules: dict[NodeId, Script] = {me: Fragile() for me in (A, B, C, D)}
+    driver = build(rules, topology="ring")
+    with pytest.raises(NodeFailed, match="d, resync 0: OSError: unplugged"):
+        driver.resync()
+    driver.resync()
+    driver.resync()
+    driver.run(2)
+    assert driver.rounds == dict.fromkeys((A, B, C, D), 2)

@@ -83,8 +83,11 @@ class Memory:
         self._drive([peer for peer in self._peers.values() if peer.round < until], until)
 
     def resync(self) -> None:
-        """Let every node rebuild what it remembers about its neighbours. Raises as `run` does."""
-        self._drive(list(self._peers.values()), None)
+        """Let every node rebuild what it remembers about its neighbours. Raises as `run` does; called again after that,
+        it takes up the nodes that have not finished."""
+        counts = [peer.num_resyncs for peer in self._peers.values()]
+        target = max(counts) + (min(counts) == max(counts))
+        self._drive([peer for peer in self._peers.values() if peer.num_resyncs < target], None)
 
     def states(self) -> dict[NodeId, State]:
         """Every node's state. Raises RuleError unless all have finished equally many turns."""

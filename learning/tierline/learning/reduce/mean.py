@@ -25,4 +25,4 @@ class Mean:
         return {}
 
     def load(self, state: State) -> None:
-        pass
+        """Nothing is remembered."""
