@@ -26,6 +26,9 @@ ROOMS = {
     "task": "tierline.core.task",
     "source": "tierline.core.source",
     "sink": "tierline.core.sink",
+    "gossip": "tierline.learning.gossip",
+    "topology": "tierline.learning.topology",
+    "reduce": "tierline.learning.reduce",
 }
 
 

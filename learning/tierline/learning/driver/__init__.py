@@ -1,0 +1,1 @@
+"""What carries the effects of learning rules out."""

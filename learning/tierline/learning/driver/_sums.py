@@ -1,0 +1,104 @@
+"""The sums of a run, as one meeting point would add them up: whoever comes first, the bits are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tierline.core.types import NodeId
+from tierline.learning.driver._peer import Step
+from tierline.learning.driver._time import Pipe, Schedule, to_ns
+from tierline.learning.driver.world import ROOT
+from tierline.learning.effects import Reduce, Reduced
+from tierline.learning.errors import RuleError
+from tierline.learning.fixed import WeightedSum, contribution
+
+
+@dataclass(slots=True, eq=False)
+class Sum:
+    """One sum under way. `waiting` are the members that have contributed and not been answered."""
+
+    asked: Reduce
+    quorum: int
+    total: WeightedSum | None = None
+    members: set[NodeId] = field(default_factory=set)
+    waiting: set[NodeId] = field(default_factory=set)
+    closed: bool = False
+
+    def add(self, member: NodeId, part: WeightedSum) -> None:
+        """The first contribution of each member counts, until the sum closes."""
+        self.waiting.add(member)
+        if not self.closed and member not in self.members:
+            self.members.add(member)
+            self.total = part if self.total is None else self.total + part
+            self.closed = len(self.members) >= self.quorum
+
+    def result(self) -> Reduced:
+        assert self.total is not None
+        self.total.integers.flags.writeable = False  # all members of this process share it
+        return Reduced(self.asked.value.layout, self.total, tuple(sorted(self.members)))
+
+
+class Sums:
+    """All sums of a run. `deliver(member, step, tag, result)` is called when a result has travelled down."""
+
+    def __init__(
+        self,
+        num_nodes: int,
+        schedule: Schedule,
+        pipe: Callable[[NodeId, NodeId], Pipe],
+        deliver: Callable[[NodeId, Step, str, Reduced], None],
+    ) -> None:
+        self._num_nodes = num_nodes
+        self._schedule, self._pipe, self._deliver = schedule, pipe, deliver
+        self._sums: dict[Step, dict[str, Sum]] = {}
+        self._num_finished: dict[Step, int] = {}
+
+    def join(self, me: NodeId, step: Step, e: Reduce, where: str) -> tuple[Sum, int]:
+        """Send one contribution up; returns its sum and the bytes sent. Raises RuleError where members disagree on
+        what they add, BadFrame for a value that cannot be added."""
+        part = contribution(
+            e.value, weight=e.weight, num_members=len(e.group), fraction_bits=e.fraction_bits, where=where
+        )
+        quorum = len(e.group) if e.quorum is None else e.quorum
+        if not 1 <= quorum <= len(e.group):
+            raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.group)} members")
+        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e, quorum))
+        if _terms(shared.asked) != _terms(e):
+            raise RuleError(f"{where}: members differ in group, layout, quorum, deadline or fraction_bits")
+        num_bytes = part.integers.nbytes + 8
+
+        def settle() -> None:
+            if shared.closed:
+                for member in sorted(shared.waiting):
+                    self._send_down(shared, member, step, num_bytes)
+                shared.waiting.clear()
+
+        def arrive() -> None:
+            first = not shared.members
+            shared.add(me, part)
+            settle()
+            if first and e.within_s is not None and not shared.closed:
+                self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), time_over)
+
+        def time_over() -> None:
+            shared.closed = True
+            settle()
+
+        self._schedule.at(self._pipe(me, ROOT).arrival_ns(self._schedule.now_ns, num_bytes), arrive)
+        return shared, num_bytes
+
+    def finished(self, step: Step) -> None:
+        """A node has finished `step`; once all have, its sums are forgotten."""
+        count = self._num_finished[step] = self._num_finished.get(step, 0) + 1
+        if count == self._num_nodes:
+            self._sums.pop(step, None)
+            del self._num_finished[step]
+
+    def _send_down(self, shared: Sum, member: NodeId, step: Step, num_bytes: int) -> None:
+        arrival_ns = self._pipe(ROOT, member).arrival_ns(self._schedule.now_ns, num_bytes)
+        self._schedule.at(arrival_ns, lambda: self._deliver(member, step, shared.asked.tag, shared.result()))
+
+
+def _terms(e: Reduce) -> tuple[object, ...]:
+    return (e.group, e.value.layout, e.quorum, e.within_s, e.fraction_bits)

@@ -1,0 +1,1 @@
+"""Ways to average a value over all nodes. One file per Reducer, see `core.catalog`."""

@@ -1,0 +1,338 @@
+"""Laws of the learning rooms, and of the driver that every rule relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tierline.core import catalog
+from tierline.core.arrays import Params
+from tierline.core.errors import ConfigError, NodeFailed
+from tierline.core.types import Arrays, NodeId
+from tierline.learning.driver.memory import Memory
+from tierline.learning.driver.world import LinkSpec, World
+from tierline.learning.effects import Effects, Gradient, exchange, reduce
+from tierline.learning.errors import Deadlock
+from tierline.learning.rule import NodeInfo, Rule, State, Traits, Turn
+
+GOSSIP, TOPOLOGIES, REDUCERS = (catalog.names(room) for room in ("gossip", "topology", "reduce"))
+# How each gossip rule is built where messages may vanish; a rule that is not named here never tolerates loss.
+LOSSY = {"d_psgd": {"within_s": 0.5}}
+SIZES = (1, 2, 3, 4, 5, 8, 16)
+DIM = 7
+
+
+class Quadratic:
+    """f(x) = 1/2 sum_d a_d (x_d - b_d)^2, with the gradient in closed form."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.a, self.b = a.astype(np.float32), b.astype(np.float32)
+        self.fails_at: int | None = None
+        self.num_calls = 0
+
+    def gradient(self, at: Params, batch: Arrays) -> Gradient:
+        self.num_calls += 1
+        if self.num_calls == self.fails_at:
+            raise OSError("the disk is full")
+        d = at.flat - self.b
+        return Gradient(Params(at.layout, self.a * d), float(0.5 * (self.a * d * d).sum()), 1)
+
+
+def model(seed: int = 0) -> Params:
+    x = np.random.default_rng(seed).normal(size=DIM)
+    return Params.from_arrays({"w": x[:6].reshape(2, 3), "b": x[6:]})
+
+
+def node_ids(n: int) -> list[NodeId]:
+    return [NodeId(f"n{i:02}") for i in range(n)]
+
+
+def trainers(n: int, *, seed: int = 1) -> dict[NodeId, Quadratic]:
+    rng = np.random.default_rng(seed)
+    return {me: Quadratic(rng.uniform(0.5, 1.5, DIM), rng.normal(size=DIM)) for me in node_ids(n)}
+
+
+def start(
+    make: Callable[[], Rule],
+    n: int = 5,
+    *,
+    topology: str = "ring",
+    lr: float = 0.1,
+    world: World | None = None,
+    data: dict[NodeId, Quadratic] | None = None,
+) -> tuple[Memory, dict[NodeId, Rule]]:
+    rules = {me: make() for me in node_ids(n)}
+    data = data or trainers(n)
+    graph = catalog.make("topology", topology)
+    return Memory(rules, data, graph, model(), lr=lambda round: lr, world=world), rules
+
+
+def scatter(rules: dict[NodeId, Rule]) -> np.ndarray:
+    """Give every node a model of its own; returns their mean."""
+    for i, rule in enumerate(rules.values()):
+        rule.load({**rule.state(), "x": model(seed=100 + i).flat})
+    return np.asarray(models(rules).mean(axis=0, dtype=np.float64))
+
+
+def models(rules: dict[NodeId, Rule]) -> np.ndarray:
+    return np.stack([rule.x.flat for rule in rules.values()])
+
+
+def gossip(name: str, **options: object) -> Callable[[], Rule]:
+    return lambda: catalog.make("gossip", name, **options)
+
+
+# Topologies
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_mixing_is_symmetric_doubly_stochastic_and_follows_the_peers(name: str, n: int) -> None:
+    topology = catalog.make("topology", name)
+    w = topology.mixing_matrix(n)
+    assert w.dtype == np.float64 and w.shape == (n, n)
+    assert np.array_equal(w, w.T) and (w >= 0).all()
+    assert np.abs(w.sum(axis=0) - 1).max() < 1e-14 and np.abs(w.sum(axis=1) - 1).max() < 1e-14
+    for i in range(n):
+        assert topology.peers(n, i) == tuple(j for j in range(n) if j != i and w[i, j] > 0)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_a_topology_is_connected(name: str, n: int) -> None:
+    eigenvalues = np.linalg.eigvalsh(catalog.make("topology", name).mixing_matrix(n))
+    assert abs(eigenvalues[-1] - 1) < 1e-12
+    assert n == 1 or eigenvalues[-2] < 1 - 1e-3
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_a_topology_without_nodes_is_refused(name: str) -> None:
+    topology = catalog.make("topology", name)
+    with pytest.raises(ConfigError, match=name):
+        topology.mixing_matrix(0)
+    with pytest.raises(ConfigError, match=name):
+        topology.peers(0, 0)
+
+
+# Gossip rules
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_rule_copies_what_it_keeps(name: str) -> None:
+    x, rule = model(), catalog.make("gossip", name)
+    before = x.flat.copy()
+    rule.start(x, NodeInfo(NodeId("a"), (NodeId("a"),), frozenset(), frozenset()))
+    rule.x.flat += 1
+    assert np.array_equal(x.flat, before)
+    state = rule.state()
+    saved = {key: np.copy(value) for key, value in state.items()}
+    rule.x.flat += 1
+    assert all(np.array_equal(state[key], saved[key]) for key in saved)
+    rule.load(state)
+    rule.x.flat += 1
+    assert all(np.array_equal(state[key], saved[key]) for key in saved)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("name", GOSSIP)
+def test_what_a_rule_says_it_conserves(name: str, topology: str) -> None:
+    driver, rules = start(gossip(name), 8, topology=topology, lr=0.0)
+    if next(iter(rules.values())).traits.conserves != "mean":
+        pytest.skip("claims no conserved mean")
+    mean = scatter(rules)
+    spread = np.ptp(models(rules), axis=0).max()
+    driver.run(60)
+    assert np.abs(models(rules).mean(axis=0, dtype=np.float64) - mean).max() < 1e-6
+    assert np.ptp(models(rules), axis=0).max() < 0.1 * spread
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("name", GOSSIP)
+def test_the_mean_model_comes_near_the_optimum(name: str, topology: str) -> None:
+    data = trainers(6)
+    driver, rules = start(gossip(name), 6, topology=topology, lr=0.02, data=data)
+    driver.run(400)
+    a, b = np.stack([t.a for t in data.values()]), np.stack([t.b for t in data.values()])
+    optimum = (a * b).sum(axis=0) / a.sum(axis=0)
+    distance = np.abs(model().flat - optimum).max()
+    assert np.abs(models(rules).mean(axis=0) - optimum).max() < 0.05 * distance
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_run_taken_up_again_from_its_states_is_the_same_run(name: str) -> None:
+    whole, rules = start(gossip(name))
+    whole.run(6)
+    first, _ = start(gossip(name))
+    first.run(3)
+    second, resumed = start(gossip(name))
+    second.restore(first.states(), round=3)
+    second.run(6)
+    assert np.array_equal(models(rules), models(resumed))
+
+
+@pytest.mark.parametrize("fails_at", range(1, 13, 3))
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_turn_that_fails_leaves_every_state_as_before(name: str, fails_at: int) -> None:
+    expected, rules = start(gossip(name))
+    expected.run(12)
+    data = trainers(5)
+    data[NodeId("n02")].fails_at = fails_at
+    # One slow node, so that the others are rounds ahead or in the middle of a turn when it fails.
+    world = World(compute_s=1e-3, compute_of={NodeId("n02"): 0.1}, link=LinkSpec(0.01))
+    driver, again = start(gossip(name), data=data, world=world)
+    with pytest.raises(NodeFailed, match=f"n02, turn {fails_at - 1}: OSError: the disk is full"):
+        driver.run(12)
+    for me, rule in again.items():
+        reference, its_rules = start(gossip(name))
+        reference.run(driver.rounds[me])
+        for key, value in its_rules[me].state().items():
+            assert np.array_equal(rule.state()[key], value)
+    driver.run(12)
+    assert np.array_equal(models(rules), models(again))
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_time_changes_no_bit(name: str) -> None:
+    plain, rules = start(gossip(name))
+    plain.run(5)
+    ids = node_ids(5)
+    slow = {(ids[0], ids[1]): LinkSpec(2.0, 1e3), (ids[3], ids[2]): LinkSpec(0.0, 10.0)}
+    world = World(compute_s=0.1, compute_of={ids[4]: 3.0}, link=LinkSpec(0.05, 1e6), link_of=slow)
+    timed, others = start(gossip(name), world=world)
+    timed.run(5)
+    assert np.array_equal(models(rules), models(others))
+    assert plain.time_s == 0 and timed.time_s > 15
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_loss_is_refused_by_rules_that_need_every_message(name: str) -> None:
+    if not catalog.make("gossip", name).traits.tolerates_loss:
+        with pytest.raises(ConfigError, match=r"loss = 0\.2, but the rule of n00 does not tolerate loss"):
+            start(gossip(name), world=World(loss=0.2))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSY))
+def test_losses_follow_from_their_seed(name: str) -> None:
+    def run(seed: int, *, compute_s: float = 0.0) -> tuple[np.ndarray, int]:
+        make = gossip(name, **LOSSY[name])
+        driver, rules = start(make, 6, world=World(loss=0.3, seed=seed, compute_s=compute_s))
+        driver.run(20)
+        assert next(iter(rules.values())).traits.tolerates_loss
+        return models(rules), driver.counts.num_lost
+
+    x, num_lost = run(7)
+    again, num_again = run(7)
+    assert np.array_equal(x, again) and num_lost == num_again
+    assert 40 < num_lost < 104  # 240 messages, 0.3 of them on average, and some
+    other, _ = run(8)
+    assert not np.array_equal(x, other)
+    assert np.isfinite(x).all()
+
+
+# Reducers, and sums in general
+
+
+class Averaging:
+    """Moves to the mean of all models, by a Reducer."""
+
+    traits = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False)
+    x: Params
+
+    def __init__(self, reducer: str) -> None:
+        self.reducer = catalog.make("reduce", reducer)
+
+    def start(self, x: Params, node: NodeInfo) -> None:
+        self.x = x.copy()
+
+    def turn(self, t: Turn) -> Effects[None]:
+        self.x = yield from self.reducer.mean("x", self.x, t, weight=1.0 + t.nodes.index(t.me))
+
+    def resync(self, t: Turn) -> Effects[None]:
+        yield from ()
+
+    def state(self) -> State:
+        return {"x": self.x.flat.copy()}
+
+    def load(self, state: State) -> None:
+        self.x = Params(self.x.layout, np.array(state["x"]))
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_every_node_learns_the_same_bits_in_any_order_of_arrival(name: str) -> None:
+    results = []
+    for order in (1, -1, 3):
+        ids = node_ids(7)
+        up = {(me, NodeId("root")): LinkSpec((order * i) % 7 * 0.1) for i, me in enumerate(ids)}
+        driver, rules = start(lambda: Averaging(name), 7, world=World(link_of=up))
+        scatter(rules)
+        driver.run(1)
+        results.append(models(rules))
+        assert (results[-1] == results[-1][0]).all()
+    assert all(np.array_equal(x, results[0]) for x in results)
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_the_mean_of_equal_values_is_that_value(name: str) -> None:
+    driver, rules = start(lambda: Averaging(name), 3)
+    driver.run(2)
+    assert np.abs(models(rules) - model().flat).max() < 1e-7
+
+
+# Deadlock
+
+
+class Script:
+    """Runs a generator function as its turn."""
+
+    traits = Traits(tolerates_loss=True, per_edge_state=False, conserves=None, directed=False)
+    x: Params
+
+    def __init__(self, body: Callable[[Script, Turn], Effects[None]]) -> None:
+        self.body = body
+
+    def start(self, x: Params, node: NodeInfo) -> None:
+        self.x = x.copy()
+
+    def turn(self, t: Turn) -> Effects[None]:
+        yield from self.body(self, t)
+
+    def resync(self, t: Turn) -> Effects[None]:
+        yield from ()
+
+    def state(self) -> State:
+        return {"x": self.x.flat.copy()}
+
+    def load(self, state: State) -> None:
+        self.x = Params(self.x.layout, np.array(state["x"]))
+
+
+def test_a_deadlock_names_who_waits_for_what() -> None:
+    def body(rule: Script, t: Turn) -> Effects[None]:
+        if t.me == "n00":
+            rule.x = rule.x + rule.x
+            yield from exchange("hello", {}, {NodeId("n01"), NodeId("n02")})
+        elif t.me == "n01":
+            yield from exchange("hello", {NodeId("n00"): {}}, ())
+            yield from reduce("total", rule.x, {NodeId("n01"), NodeId("n02")})
+
+    driver, rules = start(lambda: Script(body), 3)
+    with pytest.raises(Deadlock) as caught:
+        driver.run(1)
+    assert str(caught.value) == (
+        "nothing is under way: n00 in turn 0 waits for 'hello' from n02; "
+        "n01 in turn 0 waits for the sum 'total' with n02; n02 finished"
+    )
+    assert caught.value.exit_code == 8
+    assert driver.rounds == {"n00": 0, "n01": 0, "n02": 1}
+    assert np.array_equal(rules[NodeId("n00")].x.flat, model().flat)
+
+
+def test_a_lost_message_without_a_deadline_is_a_deadlock_not_a_hang() -> None:
+    def body(rule: Script, t: Turn) -> Effects[None]:
+        yield from exchange("x", {j: {"x": rule.x.flat} for j in t.peers_out}, t.peers_in)
+
+    driver, _ = start(lambda: Script(body), 6, world=World(loss=0.5))
+    with pytest.raises(Deadlock, match=r"in turn 0 waits for 'x' from n0"):
+        driver.run(3)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import importlib, pkgutil, sys
+import tierline.learning as root
+from tierline.core import catalog
+for module in pkgutil.walk_packages(root.__path__, "tierline.learning."):
+    importlib.import_module(module.name)
+for room in ("gossip", "topology", "reduce"):
+    for name in catalog.names(room):
+        catalog.make(room, name)
+foreign = {"torch", "onnx", "onnxruntime", "grpc", "sklearn", "tierline.v1", "tierline.models"}
+print(len([m for m in sys.modules if m.startswith("tierline.learning.")]), sorted(foreign & set(sys.modules)))
+"""
+
+
+def test_all_of_learning_runs_on_numpy_alone() -> None:
+    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    num_modules, foreign = result.stdout.split(maxsplit=1)
+    assert int(num_modules) > 12
+    assert foreign.strip() == "[]"
+
+
+def test_naming_the_rooms_imports_no_learning() -> None:
+    code = "import sys; import tierline.core.catalog; print([m for m in sys.modules if 'learning' in m])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

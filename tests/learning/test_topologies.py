@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tierline.core import catalog
+
+
+def spectrum(name: str, n: int) -> np.ndarray:
+    return np.linalg.eigvalsh(catalog.make("topology", name).mixing_matrix(n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 16, 32])
+def test_spectra_are_the_closed_forms(n: int) -> None:
+    cosines = np.cos(2 * np.pi * np.arange(n) / n)
+    assert np.allclose(spectrum("ring", n), np.sort((1 + 2 * cosines) / 3), atol=1e-12)
+    assert np.allclose(spectrum("lazy_ring", n), np.sort((2 + cosines) / 3), atol=1e-12)
+    assert np.allclose(spectrum("complete", n), np.sort([1.0] + [0.0] * (n - 1)), atol=1e-12)
+
+
+def test_spectral_gaps_of_the_ring() -> None:
+    for n, gap in ((16, 0.051), (32, 0.013)):
+        assert round(1 - spectrum("ring", n)[-2], 3) == gap
+        assert abs(spectrum("ring", n)[0] + 1 / 3) < 1e-12
+    assert spectrum("ring", 15)[0] > -1 / 3 + 1e-3
+    assert spectrum("lazy_ring", 16)[0] > 1 / 3 - 1e-12
+
+
+def test_rows_read_as_the_page_says() -> None:
+    ring, lazy, complete = (catalog.make("topology", name) for name in ("ring", "lazy_ring", "complete"))
+    assert np.allclose(ring.mixing_matrix(5)[0], [1 / 3, 1 / 3, 0, 0, 1 / 3])
+    assert np.allclose(lazy.mixing_matrix(5)[0], [2 / 3, 1 / 6, 0, 0, 1 / 6])
+    assert np.allclose(lazy.mixing_matrix(6), (ring.mixing_matrix(6) + np.eye(6)) / 2)
+    assert np.allclose(ring.mixing_matrix(2), [[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
+    assert (ring.peers(5, 0), ring.peers(2, 1), ring.peers(1, 0)) == ((1, 4), (0,), ())
+    assert complete.peers(4, 2) == (0, 1, 3)
