@@ -1,0 +1,148 @@
+"""`tierline demo`: train or take a Bundle, run it as real processes, lose a device, report."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tierline.cli.supervisor import Fleet
+from tierline.cli.trial import measure
+from tierline.cli.trial.answers import Answers, Record
+from tierline.cli.trial.hierarchy import device_of, trial_spec
+from tierline.core.bundle import Bundle
+from tierline.core.client import Client
+from tierline.core.errors import MissingDependency, NodeFailed, UsageError
+from tierline.core.link.tls import TlsFiles
+from tierline.core.plan import make_plan
+
+Say = Callable[[str], None]
+
+ASSETS = Path(__file__).parents[1] / "assets" / "digits"
+"""The Bundle in the wheel: `tierline train --data digits --seed 0 --out ... --samples 360`."""
+SAMPLES = "samples.npz"
+POLL_S = 0.05
+STALLED_S = 60.0
+"""A run that answers nothing for so long has failed."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the user asked for."""
+
+    data: str = "digits"
+    devices: int = 6
+    retrain: bool = False
+    link: str = ""
+    tls: bool = False
+    seed: int = 0
+    num_samples: int = 2000
+
+
+def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path]:
+    """The Bundle and the samples. Raises UsageError, MissingDependency, DataError."""
+    if not options.retrain:
+        if options.data != "digits" or options.devices != 6 or options.seed != 0:
+            raise UsageError("the Bundle that comes with tierline is digits on 6 devices; add --retrain for another")
+        return Bundle.open(ASSETS), ASSETS / SAMPLES
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependency("--retrain needs torch: pip install 'tierline[train]', or run `tierline demo` without")
+    from tierline.models.make import train_bundle, write_samples
+
+    say(f"training on {options.data}, seed {options.seed}")
+    started = time.monotonic()
+
+    def progress(report: Any) -> None:
+        if report.epoch == report.epochs or report.epoch % max(1, report.epochs // 8) == 0:
+            exits = "  ".join(f"{name} {value:.3f}" for name, value in report.accuracy.items())
+            say(f"  epoch {report.epoch:3d}/{report.epochs}  loss {report.loss:6.3f}  validation: {exits}")
+
+    bundle, dataset = train_bundle(
+        options.data,
+        run_dir / "bundle",
+        devices=options.devices or None,
+        seed=options.seed,
+        progress=progress,
+        report=_reading(say),
+        command="tierline demo --retrain",
+    )
+    samples = run_dir / SAMPLES
+    write_samples(samples, dataset, options.num_samples)
+    say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {bundle.folder}")
+    return bundle, samples
+
+
+def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
+    """The whole demonstration; the report as JSON values."""
+    bundle, samples = prepare(options, run_dir, say)
+    views = bundle.manifest.views
+    spec, files = trial_spec(bundle, samples, run_dir, link=options.link, tls=options.tls)
+    thresholds = make_plan(spec.hierarchy, bundle.manifest, bundle.digest).thresholds
+    alone = measure.OneProcess(bundle, samples, thresholds)
+    num_samples = len(alone.labels)
+    answers = Answers(files)
+    watched, lost = views[0], views[-1]
+    say(f"starting {len(spec.hierarchy.nodes)} processes; logs in {run_dir / 'logs'}")
+    with Fleet(spec, run_dir) as fleet:
+        say(f"all ready; sending {num_samples} held-out samples through them")
+        first = _until(fleet, answers, watched, num_samples, len(views), 0, say)
+        status = asyncio.run(_status(fleet.address(fleet.root), _identity(run_dir) if options.tls else None))
+        result = measure.report(bundle, thresholds, first, alone, answers, status, len(views))
+        if options.link:
+            result["bytes_per_sample"]["link"] = options.link
+        if len(views) > 1:
+            say(f"killing {device_of(lost)}; the others go on")
+            fleet.kill(device_of(lost))
+            answers.poll()
+            after = len(answers.records[watched])
+            second = _until(fleet, answers, watched, num_samples, len(views) - 1, after, say)
+            result["accuracy"]["one_device_lost"] = measure.accuracy(second)
+    return result
+
+
+def _until(
+    fleet: Fleet, answers: Answers, view: str, num_samples: int, num_views: int, after: int, say: Say
+) -> dict[int, Record]:
+    """Wait until every sample was answered with so many views; the records by sample."""
+    moved, seen, said = time.monotonic(), -1, 0
+    while True:
+        answers.poll()
+        found = answers.samples(view, num_samples, num_views, after)
+        if len(found) >= num_samples:
+            say(f"  {num_samples} of {num_samples}")
+            return found
+        if len(found) > seen:
+            moved, seen = time.monotonic(), len(found)
+        if seen - said >= num_samples // 4:
+            said = seen
+            say(f"  {seen} of {num_samples}")
+        if time.monotonic() - moved > STALLED_S:
+            raise NodeFailed(f"no sample was answered for {STALLED_S:g} s; see {fleet.logs}")
+        time.sleep(POLL_S)
+
+
+async def _status(address: str, tls: TlsFiles | None) -> dict[str, Any]:
+    """Counters reach the root with the next heartbeats: one for each level below it."""
+    await asyncio.sleep(2.2)
+    async with Client(address, tls=tls) as client:
+        return await client.status()
+
+
+def _identity(run_dir: Path) -> TlsFiles:
+    return TlsFiles.of_state(run_dir / "state" / "edge")
+
+
+def _reading(say: Say) -> Callable[[str, float], None]:
+    """Progress of reading a data set, in quarters."""
+    last: dict[str, float] = {}
+
+    def report(what: str, share: float) -> None:
+        if share >= last.get(what, -1.0) + 0.25:
+            last[what] = share
+            say(f"  {what}: {100 * share:.0f} %")
+
+    return report

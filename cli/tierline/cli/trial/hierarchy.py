@@ -1,0 +1,60 @@
+"""A trial's hierarchy: devices with one view each, an edge node where the Bundle has a Section for it, a cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tierline.cli.fleet_files import FleetSpec
+from tierline.cloud.config import PlanKnobs
+from tierline.core.bundle import Bundle
+from tierline.core.plan import Hierarchy, HierarchyNode, Join
+from tierline.core.types import Tier
+from tierline.edge.config import SourceConfig
+
+CLOUD, EDGE = "cloud", "edge"
+
+
+def device_of(view: str) -> str:
+    """Name of the device that hosts a view."""
+    return f"device-{view.rpartition('-')[2]}"
+
+
+def trial_hierarchy(views: Sequence[str], with_edge: bool) -> Hierarchy:
+    parent = EDGE if with_edge else CLOUD
+    nodes = [HierarchyNode(CLOUD, Tier.CLOUD)]
+    if with_edge:
+        nodes.append(HierarchyNode(EDGE, Tier.EDGE, CLOUD))
+    nodes += [HierarchyNode(device_of(view), Tier.DEVICE, parent, (view,)) for view in views]
+    return Hierarchy(tuple(nodes))
+
+
+def trial_spec(
+    bundle: Bundle,
+    samples: Path,
+    run_dir: Path,
+    *,
+    link: str = "",
+    tls: bool = False,
+    rate: float = 0.0,
+    in_flight: int = 1,
+    thresholds: Mapping[str, float] | None = None,
+    mode: Any = "on_demand",
+) -> tuple[FleetSpec, dict[str, Path]]:
+    """What to start, and the file of answers of each view. `rate` 0: closed loop with `in_flight` samples."""
+    views = bundle.manifest.views
+    with_edge = any(level.tier is Tier.EDGE for level in bundle.manifest.levels)
+    files = {view: run_dir / f"answers-{view}.jsonl" for view in views}
+    uri = f"dataset:{samples}?loop=true" + (f"&rate={rate:g}" if rate else "")
+    spec = FleetSpec(
+        trial_hierarchy(views, with_edge),
+        bundle.folder,
+        join=Join(by="sequence", window_ms=2000.0 if link else 500.0),
+        plan=PlanKnobs(mode=mode, thresholds=dict(thresholds or {})),
+        sources=[SourceConfig(view, uri, queue="all", in_flight=in_flight) for view in views],
+        sinks={device_of(view): [f"jsonl:{path}"] for view, path in files.items()},
+        link=link or None,
+        tls=tls,
+    )
+    return spec, files

@@ -1,0 +1,122 @@
+"""What a trial showed, as the JSON that `tierline demo` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tierline.cli.trial.answers import Answers, Record
+from tierline.cli.trial.hierarchy import CLOUD, EDGE, device_of
+from tierline.core.bundle import Bundle, Level
+from tierline.core.flow.coding import codec_for
+from tierline.core.flow.levels import LOGITS, engine_maker
+from tierline.core.flow.oracle import Oracle
+from tierline.core.preprocess import Preprocessor
+from tierline.core.telemetry.environment import environment
+from tierline.core.telemetry.report import LatencyReport
+from tierline.core.types import Array
+
+
+def load_samples(path: Path, bundle: Bundle) -> tuple[Array, Array]:
+    """Preprocessed views (N, S, C, h, w) and labels (S,) of the file that the sources read."""
+    preprocess = Preprocessor(bundle.manifest.preprocess)
+    with np.load(path) as file:
+        labels = file["labels"]
+        if "views" in file:
+            images = file["views"]
+            return np.stack([preprocess.many(images[:, n], n) for n in range(images.shape[1])]), labels
+        return preprocess.views(file["images"]), labels
+
+
+class OneProcess:
+    """The same Bundle and engine without links: accuracy of each exit alone, and the answers to compare with."""
+
+    def __init__(self, bundle: Bundle, samples: Path, thresholds: Mapping[str, float]) -> None:
+        views_NS, self.labels = load_samples(samples, bundle)
+        oracle = Oracle(bundle, engine_maker("onnxruntime"))
+        outputs = oracle.exits(views_NS)
+        self.exit_names, self.index_S = oracle.answers(views_NS, thresholds)
+        self.devices = [float((logits.argmax(axis=1) == self.labels).mean()) for logits in outputs.device_logits_NBK]
+        self.exits = {
+            name: float((found[LOGITS].argmax(axis=1) == self.labels).mean()) for name, found in outputs.outputs.items()
+        }
+
+    def num_equal(self, records: Mapping[int, Record]) -> int:
+        """Samples with the same exit and class as here."""
+        return sum(
+            record["index"] == self.index_S[sample] and record["exit"] == self.exit_names[sample]
+            for sample, record in records.items()
+        )
+
+
+def accuracy(records: Mapping[int, Record]) -> float:
+    return float(np.mean([record["index"] == record["truth"] for record in records.values()]))
+
+
+def link_bytes(status: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """Payload and framing per sample of the links upwards, from the nodes' own counters."""
+    devices = [status[device_of(view)] for view in bundle.manifest.views]
+    parent = devices[0]["parent"]
+    samples = [max(1, sum(n for key, n in node["counts"].items() if key.startswith("exit:"))) for node in devices]
+
+    def mean(key: str) -> float:
+        values = [node["links"]["parent"][key] / n for node, n in zip(devices, samples, strict=True)]
+        return round(float(np.mean(values)), 2)
+
+    found: dict[str, Any] = {"device_edge": mean("sent_payload_bytes")}
+    framing = {"device_edge": mean("sent_framing_bytes")}
+    if parent == EDGE:
+        link, n = status[EDGE]["links"]["parent"], max(samples)
+        found["edge_cloud"] = round(link["sent_payload_bytes"] / n, 2)
+        framing["edge_cloud"] = round(link["sent_framing_bytes"] / n, 2)
+    found["framing"] = framing
+    return found
+
+
+def formula_bytes(bundle: Bundle, local_share: float) -> float:
+    """DDNN's `4 |C| + (1 - l) f o / 8`: what a device sends per sample, framing apart."""
+    level: Level = bundle.manifest.levels[0]
+    section = next(iter(level.sections.values()))
+    logits, feature = section.outputs[LOGITS].spec, section.outputs["feature"].spec
+    _, coded = codec_for(level.feature_codec).size_bounds(feature)
+    return round(logits.nbytes() + (1.0 - local_share) * coded, 2)
+
+
+def raw_bytes(bundle: Bundle) -> int:
+    """One view's pixels as a camera would send them: a byte per channel."""
+    preprocess = bundle.manifest.preprocess
+    rows, columns = preprocess.grid
+    return preprocess.channels * (preprocess.size[0] // rows) * (preprocess.size[1] // columns)
+
+
+def report(
+    bundle: Bundle,
+    thresholds: Mapping[str, float],
+    answers: Mapping[int, Record],
+    alone: OneProcess,
+    all_answers: Answers,
+    status: Mapping[str, Any],
+    num_views: int,
+) -> dict[str, Any]:
+    """Everything but the lost device. `answers`: of one view, by sample."""
+    latency = LatencyReport.of(r for r in all_answers.each() if r["num_views"] == num_views).to_dict()["latency_ms"]
+    exits = [record["exit"] for record in answers.values()]
+    share = {name: exits.count(name) / len(exits) for name in bundle.manifest.exits()}
+    sizes = link_bytes(status, bundle)
+    sizes["raw"] = raw_bytes(bundle)
+    sizes["formula"] = formula_bytes(bundle, share[bundle.manifest.levels[0].exit.name])
+    return {
+        "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answers)},
+        "exit_share": share,
+        "bytes_per_sample": sizes,
+        "latency_ms": latency,
+        "thresholds": dict(thresholds),
+        "predictions": {"samples": len(answers), "equal_to_one_process": alone.num_equal(answers)},
+        "processes": 1 + len(status),
+        "model": f"{bundle.manifest.name}@{bundle.manifest.version}",
+        "root": CLOUD,
+        "environment": environment(),
+    }
