@@ -152,7 +152,7 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
 def test_unreadable_files_name_place_and_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"agent.toml: not TOML: .*line 2, column 8"):
         read(tmp_path, "schema = 1\nnode = \n")
-    with pytest.raises(ConfigError, match=r"none.toml: no such file; name the file with -c"):
+    with pytest.raises(ConfigError, match=r"none.toml: no such file; check the path"):
         load(tmp_path / "none.toml", Sample, env={})
     (tmp_path / "latin.toml").write_bytes(b'schema = 1\npath = "\xe9"')
     with pytest.raises(ConfigError, match=r"latin.toml: byte 19 is not UTF-8"):

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     """Errors in one line, raised as UsageError."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}; see `{self.prog} --help`")
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 class OneLine(logging.Formatter):

@@ -67,7 +67,7 @@ class Client:
 
     async def status(self, *, timeout_s: float = 5.0) -> dict[str, Any]:
         """The node and everything below it, by node id."""
-        return _record(await self._asker.status(timeout_s))
+        return await self._asker.status(timeout_s)
 
 
 def _record(raw: bytes) -> dict[str, Any]:

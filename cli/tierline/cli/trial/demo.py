@@ -15,8 +15,8 @@ from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
 from tierline.cli.trial.hierarchy import device_of, trial_spec
 from tierline.core.bundle import Bundle
-from tierline.core.client import Client
 from tierline.core.errors import MissingDependency, NodeFailed, UsageError
+from tierline.core.link.ask import ask_status
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import make_plan
 
@@ -128,8 +128,7 @@ def _until(
 async def _status(address: str, tls: TlsFiles | None) -> dict[str, Any]:
     """Counters reach the root with the next heartbeats: one for each level below it."""
     await asyncio.sleep(2.2)
-    async with Client(address, tls=tls) as client:
-        return await client.status()
+    return await ask_status(address, tls)
 
 
 def _identity(run_dir: Path) -> TlsFiles:

@@ -123,7 +123,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name the file with -c or write it") from None
+        raise ConfigError(f"{path}: no such file; check the path, or write the file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from tierline.core.errors import BadFrame, LinkUnavailable, TierlineError
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.status import from_rpc
-from tierline.core.link.tls import TlsFiles, channel_credentials
+from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
 from tierline.core.types import Payload
 from tierline.core.wire import tensor_to_wire
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -19,7 +22,8 @@ class Asker:
     """One channel to one node; every failed call raises the TierlineError it stands for."""
 
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
-        self._address = address
+        split_address(address)
+        self._address, self._tls = address, tls
         self.channel = (
             grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
             if tls is None
@@ -38,17 +42,43 @@ class Asker:
         try:
             return (await self._inference.Infer(request, timeout=timeout_s)).outcome
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._meaning(error) from error
 
     async def subscribe(self, views: Sequence[str]) -> AsyncIterator[bytes]:
+        """Outcomes as JSON documents."""
         try:
             async for reply in self._inference.Subscribe(inference_pb2.SubscribeRequest(views=views)):
                 yield reply.outcome
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._meaning(error) from error
 
-    async def status(self, timeout_s: float) -> bytes:
+    async def status(self, timeout_s: float) -> dict[str, Any]:
+        """Status by node id of the node and of all below it. Raises BadFrame where another program listens."""
         try:
-            return (await self._fleet.Status(fleet_pb2.StatusRequest(), timeout=timeout_s)).status
+            raw = (await self._fleet.Status(fleet_pb2.StatusRequest(), timeout=timeout_s)).status
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._address) from error
+            raise await self._meaning(error) from error
+        try:
+            nodes = json.loads(raw)
+        except ValueError as error:
+            raise BadFrame(f"{self._address}: its status is not JSON; is this a tierline node?") from error
+        if not isinstance(nodes, dict):
+            raise BadFrame(f"{self._address}: its status is not a table; is this a tierline node?")
+        return nodes
+
+    async def _meaning(self, error: grpc.aio.AioRpcError) -> TierlineError:
+        reason = from_rpc(error, self._address)
+        if not isinstance(reason, LinkUnavailable):
+            return reason
+        if self._tls is not None:
+            return await explain_failure(self._address, self._tls.ca.read_bytes(), self._tls)
+        return LinkUnavailable(
+            f"{self._address}: no node answers here without TLS; is it running, and is this its address?"
+        )
+
+
+async def ask_status(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 5.0) -> dict[str, Any]:
+    """One question: how are you, and everything below you? Raises LinkUnavailable, SecurityError, BadFrame."""
+    asker = Asker(address, tls)
+    async with asker.channel:
+        return await asker.status(timeout_s)

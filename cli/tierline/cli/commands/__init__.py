@@ -1,0 +1,1 @@
+"""One thin module per command; `tierline.cli.app` imports the one that is asked for."""

@@ -1,0 +1,44 @@
+"""`tierline status`: a node and everything below it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tierline.cli.output import Format, FormatOption, OutputOption, emit
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def status(
+    address: Annotated[str, typer.Argument(help="host:port of a node with children.")] = "127.0.0.1:7443",
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Show a running node and all nodes below it."""
+    from tierline.core.link.ask import ask_status
+    from tierline.core.link.tls import TlsFiles
+
+    nodes = asyncio.run(ask_status(address, TlsFiles.of_state(state_dir) if state_dir else None))
+    emit([_row(node, record) for node, record in nodes.items()], form, output, nodes)
+
+
+def _row(node: str, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "node": node,
+        "tier": record.get("tier", ""),
+        "parent": record.get("parent", ""),
+        "connected": "yes" if record.get("connected") else "no",
+        "views": " ".join(record.get("views", ())),
+        "model": record.get("model", ""),
+        "plan": record.get("plan", ""),
+        "in_flight": record.get("in_flight", ""),
+        "counts": " ".join(f"{key}={value}" for key, value in record.get("counts", {}).items()),
+    }
