@@ -24,7 +24,7 @@ REPORT: dict[str, Any] = {
         "residual_share_p50": {"device": 0.012, "edge": 0.065},
     },
     "exit_share": {"local": 0.9167, "none": 0.0833},
-    "bytes_per_sample": {"device_edge": 153.6, "raw": 3072},
+    "bytes_per_sample": {"device_edge": 153.6, "framing": {"device_edge": 97.5}, "raw": 3072, "formula": 150.0},
     "accuracy": {"device": [0.5, 0.625], "overall": 0.95},
     "accuracy_by_exit": {"local": 0.96},
 }

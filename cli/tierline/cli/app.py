@@ -13,7 +13,10 @@ from tierline.core.catalog import nearest
 from tierline.core.errors import UsageError
 
 COMMANDS = (
+    "demo",
+    "train",
     "up",
+    "bench",
     "doctor",
     "status",
     "cloud",

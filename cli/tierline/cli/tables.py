@@ -53,12 +53,20 @@ def ledger_table(report: Report) -> Table:
 
 
 def bytes_table(bytes_per_sample: Mapping[str, Any]) -> Table:
-    """Bytes per sample on each link, beside raw offload and the formula where the report has them."""
-    table = _table("Bytes per sample", "link", "bytes", "of raw")
-    raw = bytes_per_sample.get("raw")
-    for name, value in bytes_per_sample.items():
-        share = value / raw if raw and name != "raw" and isinstance(value, int | float) else None
-        table.add_row(name.replace("_", " "), _number(value), _percent(share))
+    """Bytes per sample of each link upwards: coded tensors, what frames them, and what to compare with."""
+    sizes = bytes_per_sample
+    table = _table("Bytes per sample, upwards", "link", "payload", "framing", "raw input", "of raw", "formula")
+    for name in ("device_edge", "edge_cloud"):
+        if name in sizes:
+            first = name == "device_edge"
+            table.add_row(
+                name.replace("_", " to "),
+                _number(sizes[name]),
+                _number(sizes["framing"][name]),
+                _number(sizes["raw"]) if first else "",
+                _percent(sizes[name] / sizes["raw"]) if first else "",
+                _number(sizes["formula"]) if first else "",
+            )
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from tierline.cli.supervisor import Fleet
 from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
 from tierline.cli.trial.hierarchy import device_of, trial_spec
+from tierline.cli.trial.training import announce, require_torch
 from tierline.core.bundle import Bundle
-from tierline.core.errors import MissingDependency, NodeFailed, UsageError
+from tierline.core.errors import NodeFailed, UsageError
 from tierline.core.link.ask import ask_status
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import make_plan
@@ -49,24 +49,18 @@ def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path
         if options.data != "digits" or options.devices != 6 or options.seed != 0:
             raise UsageError("the Bundle that comes with tierline is digits on 6 devices; add --retrain for another")
         return Bundle.open(ASSETS), ASSETS / SAMPLES
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependency("--retrain needs torch: pip install 'tierline[train]', or run `tierline demo` without")
+    require_torch("--retrain")
     from tierline.models.make import train_bundle, write_samples
 
     say(f"training on {options.data}, seed {options.seed}")
     started = time.monotonic()
-
-    def progress(report: Any) -> None:
-        if report.epoch == report.epochs or report.epoch % max(1, report.epochs // 8) == 0:
-            exits = "  ".join(f"{name} {value:.3f}" for name, value in report.accuracy.items())
-            say(f"  epoch {report.epoch:3d}/{report.epochs}  loss {report.loss:6.3f}  validation: {exits}")
 
     bundle, dataset = train_bundle(
         options.data,
         run_dir / "bundle",
         devices=options.devices or None,
         seed=options.seed,
-        progress=progress,
+        progress=announce(say),
         report=_reading(say),
         command="tierline demo --retrain",
     )

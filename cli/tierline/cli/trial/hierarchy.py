@@ -42,17 +42,26 @@ def trial_spec(
     thresholds: Mapping[str, float] | None = None,
     mode: Any = "on_demand",
 ) -> tuple[FleetSpec, dict[str, Path]]:
-    """What to start, and the file of answers of each view. `rate` 0: closed loop with `in_flight` samples."""
+    """What to start, and the file of answers of each view.
+
+    `rate` 0: closed loop with `in_flight` samples. Else an open loop: the junction asks all devices for a capture at
+    this rate, whatever is still waiting, since clocks of their own would make views of one sample drift apart.
+    """
     views = bundle.manifest.views
     with_edge = any(level.tier is Tier.EDGE for level in bundle.manifest.levels)
     files = {view: run_dir / f"answers-{view}.jsonl" for view in views}
-    uri = f"dataset:{samples}?loop=true" + (f"&rate={rate:g}" if rate else "")
+    uri = f"dataset:{samples}?loop=true"
+    join = Join(by="sequence", window_ms=2000.0 if link else 500.0)
+    if rate:
+        join = Join(by="trigger", window_ms=join.window_ms, period_ms=1000.0 / rate)
     spec = FleetSpec(
         trial_hierarchy(views, with_edge),
         bundle.folder,
-        join=Join(by="sequence", window_ms=2000.0 if link else 500.0),
+        join=join,
         plan=PlanKnobs(mode=mode, thresholds=dict(thresholds or {})),
-        sources=[SourceConfig(view, uri, queue="all", in_flight=in_flight) for view in views],
+        sources=[
+            SourceConfig(view, f"dataset:{samples}?loop=true", queue="all", in_flight=in_flight) for view in views
+        ],
         sinks={device_of(view): [f"jsonl:{path}"] for view, path in files.items()},
         link=link or None,
         tls=tls,

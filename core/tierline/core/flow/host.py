@@ -13,6 +13,7 @@ from tierline.core.clock import MonotonicClock
 from tierline.core.config.sections import Engine as EngineConfig
 from tierline.core.errors import MissingDependency
 from tierline.core.flow.desk import Desk
+from tierline.core.flow.junction import Junction
 from tierline.core.flow.node import EngineSettings, Node, new_epoch
 from tierline.core.link.listen import Listener
 from tierline.core.link.tls import TlsFiles, require_tls, server_credentials
@@ -22,6 +23,8 @@ from tierline.core.telemetry.metrics import Registry, serve_metrics
 
 MAX_UNCOUNTED = 4096
 
+IDLE_S = 0.1
+"""How often a junction without triggers looks whether that has changed."""
 SYNC_S = 1.0
 """How often counters that the flow keeps reach the metrics registry."""
 
@@ -155,8 +158,8 @@ class Host:
         while True:
             plan, flow = self.node.plan, self.node.flow
             period_ms = plan.join.period_ms if plan is not None and plan.join.by == "trigger" else 0.0
-            if not period_ms or flow is None or not flow.placement.joins:
-                await asyncio.sleep(SYNC_S)
+            if not period_ms or not isinstance(flow, Junction) or not flow.placement.joins or flow.awaits_nodes():
+                await asyncio.sleep(IDLE_S)
                 due_ns = self.clock.now_ns()
                 continue
             due_ns += int(period_ms * 1e6)

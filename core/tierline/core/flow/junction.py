@@ -211,6 +211,10 @@ class Junction:
                 else:
                     self._joined_now(journey, now_ns)
 
+    def awaits_nodes(self) -> bool:
+        """Whether a child that brings views has yet to connect, within the grace of a common start."""
+        return self._attendance.still_waits({}.keys(), self._clock.now_ns())
+
     @property
     def num_open(self) -> int:
         return len(self._open)

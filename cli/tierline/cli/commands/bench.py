@@ -1,0 +1,46 @@
+"""`tierline bench latency`: end-to-end latency of a Bundle on a hierarchy of processes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tierline.cli.output import Format, FormatOption, OutputOption
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure on this machine."""
+
+
+@app.command()
+def latency(
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle folder; else the one in tierline.")] = None,
+    samples: Annotated[Path | None, typer.Option("--samples", help="npz of samples; else the Bundle's.")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="Samples per second, open loop; 0: closed loop.")] = 0.0,
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Samples that may wait for answers.")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=1)] = 10.0,
+    warmup: Annotated[float, typer.Option("--warmup", min=0, help="Seconds not counted.")] = 2.0,
+    link: Annotated[str, typer.Option("--link", help="Emulate lte, wifi, 3g, lan or rtt_ms=50,mbit=5.")] = "",
+    mode: Annotated[str, typer.Option("--mode", help="on_demand or eager.")] = "on_demand",
+    tls: Annotated[bool, typer.Option("--tls", help="Mutual TLS between all processes.")] = False,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Open loop at a rate, or closed loop: devices, an edge node and a cloud as processes, end to end."""
+    from tierline.cli.trial.latency import LatencyOptions, measure_latency
+    from tierline.cli.trial.show import show
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    options = LatencyOptions(bundle, samples, rate, in_flight, seconds, warmup, link, mode, tls)
+    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
+        report = measure_latency(options, Path(folder), say)
+    show(report, form, output)

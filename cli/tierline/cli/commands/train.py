@@ -1,0 +1,62 @@
+"""`tierline train`: from a data set to a calibrated Bundle."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new Bundle.")],
+    data: Annotated[str, typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, mvmc, or a path.")],
+    devices: Annotated[int | None, typer.Option("--devices", min=1, help="Devices, one view each.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    overrides: SetOption = None,
+    thresholds: Annotated[
+        str, typer.Option("--thresholds", help="best_accuracy, target_accuracy=X or target_exit_share=X.")
+    ] = "target_exit_share=0.4",
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Test samples to write beside the model.")] = 0,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Train a DDNN and write a Bundle. `--set model.device_filters=16`, `--set training.epochs=8` change the recipe."""
+    from tierline.cli.trial.training import announce, parse_overrides, require_torch
+
+    require_torch("train")
+    from tierline.models.make import train_bundle, write_samples
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    recipe = parse_overrides(overrides or [])
+    started = time.monotonic()
+    bundle, dataset = train_bundle(
+        data,
+        out,
+        devices=devices,
+        seed=seed,
+        model=recipe["model"],
+        training=recipe["training"],
+        thresholds=thresholds,
+        progress=announce(say),
+        command="tierline train",
+    )
+    if samples:
+        write_samples(out / "samples.npz", dataset, samples)
+    say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {out}")
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    rows: list[dict[str, Any]] = [
+        {"exit": name, "validation_accuracy": round(value, 4), "threshold": calibration.thresholds.get(name)}
+        for name, value in calibration.accuracy.items()
+    ]
+    emit(rows, form, output)
