@@ -48,7 +48,7 @@ def test_every_part_of_a_report_becomes_a_table() -> None:
         ["residual", "0.100 / 0.200", "0.300 / 0.400"],
         ["residual share", "1.2 %", "6.5 %"],
     ]
-    assert rows(sizes) == [["device edge", "153.6", "5.0 %"], ["raw", "3,072", ""]]
+    assert rows(sizes) == [["device to edge", "153.6", "97.5", "3,072", "5.0 %", "150"]]
     assert rows(accuracy) == [
         ["local", "", "96.0 %"],
         ["device 0", "50.0 %", ""],

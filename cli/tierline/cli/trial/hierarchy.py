@@ -50,7 +50,6 @@ def trial_spec(
     views = bundle.manifest.views
     with_edge = any(level.tier is Tier.EDGE for level in bundle.manifest.levels)
     files = {view: run_dir / f"answers-{view}.jsonl" for view in views}
-    uri = f"dataset:{samples}?loop=true"
     join = Join(by="sequence", window_ms=2000.0 if link else 500.0)
     if rate:
         join = Join(by="trigger", window_ms=join.window_ms, period_ms=1000.0 / rate)
