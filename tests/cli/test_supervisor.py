@@ -177,7 +177,7 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, bundle: Path) -> Non
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(600)\n"
     with Fleet(FleetSpec(HIERARCHY, bundle), tmp_path / "run", command=script(device_0=stubborn)) as fleet:
         pid = fleet.pids()["device-0"]
-        codes = fleet.stop(grace_s=0.3)
+        codes = fleet.stop(grace_s=6.0)
     assert codes == {"cloud": 0, "edge": 0, "device-0": -signal.SIGKILL, "device-1": 0}
     assert gone(pid)
 
