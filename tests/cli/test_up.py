@@ -93,8 +93,8 @@ from tierline.cli.main import main
 node = (
     "import json, signal, sys\\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\\n"
-    "print(json.dumps({'event': 'ready', 'node': ''}), flush=True)\\n"
     "print('an answer', flush=True)\\n"
+    "print(json.dumps({'event': 'ready', 'node': ''}), flush=True)\\n"
     "sys.stdin.read()"
 )
 command = lambda role, file: [sys.executable, "-S", "-c", node]
