@@ -47,6 +47,7 @@ class FakePort:
     """Records what the flow asks for; `levels` runs Sections at once, or when `finish` is called."""
 
     levels: Levels
+    clock: ManualClock
     children: set[str] = field(default_factory=set)
     parent: bool = True
     rtt_ns: int = 0
@@ -89,6 +90,7 @@ class FakePort:
         """Run what was asked for."""
         while self.running:
             level, part, x_B, done = self.running.pop(0)
+            self.clock.advance(5)
             done({} if self.fails else self.levels[level].run(part, x_B), 5)
 
     def take_down(self, kind: type[Any]) -> list[tuple[str, Any]]:
@@ -138,7 +140,7 @@ class Bench:
             joins=bool(placement.joins),
             runs=set(placement.runs),
         )
-        self.port = FakePort(self.levels)
+        self.port = FakePort(self.levels, self.clock)
         is_device = node.startswith("device") and not placement.joins
         kind: Any = Forwarder if is_device else Junction
         self.flow: Any = kind(node, self.plan, placement, self.levels, self.port, self.clock)

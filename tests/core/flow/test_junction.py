@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from bench import ALWAYS_LEAVE, MS, Bench, damaged, device_outputs, oracle_views, sample
+from bench import ALWAYS_LEAVE, MS, NEVER_LEAVE, Bench, damaged, device_outputs, oracle_views, sample
 from tiny_bundle import VIEWS, make_tiny_bundle
 
 from tierline.core.bundle import Bundle
@@ -131,6 +131,7 @@ def test_samples_gather_while_the_engine_is_busy(tiny_bundle: Bundle) -> None:
         bench.step()
     assert len(bench.port.running) == 1
     level, part, x_B, done = bench.port.running.pop()
+    bench.clock.advance(5)
     done(bench.levels[level].run(part, x_B), 5)
     bench.step()
     assert [len(x[2]) for x in bench.port.running] == [2]
@@ -433,12 +434,14 @@ def test_deadline_while_joining(tiny_bundle: Bundle) -> None:
     assert bench.verdicts() == {("left", 0): ("local", "deadline", 1)}
 
 
-def test_deadline_between_the_join_and_its_decision(tiny_bundle: Bundle) -> None:
-    bench = Bench(tiny_bundle)
+@pytest.mark.parametrize("thresholds", [ALWAYS_LEAVE, NEVER_LEAVE])
+def test_deadline_between_the_join_and_its_decision(tiny_bundle: Bundle, thresholds: dict[str, float]) -> None:
+    bench = Bench(tiny_bundle, thresholds=thresholds)
     bench.connect_devices()
     bench.send_all(0)
     bench.step(2000)
     assert told(bench) == {("local", "deadline", 3)}
+    assert not bench.port.down, "nobody is asked for features any more"
     bench.step(5000)
     assert bench.verdicts() == {} and bench.flow.num_open == 0
 

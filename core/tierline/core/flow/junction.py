@@ -184,7 +184,8 @@ class Junction:
         while self._joined or any(level not in self._busy for level in self._fused):
             if self._joined:
                 batch, self._joined = self._joined[: self.plan.max_batch], self._joined[self.plan.max_batch :]
-                self._decide_parts(batch)
+                # A sample whose time ran out after its join was answered meanwhile.
+                self._decide_parts([x for x in batch if x.state is State.RUN])
             for level in [level for level in self._fused if level not in self._busy]:
                 waiting = self._fused.pop(level)
                 batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
@@ -283,6 +284,8 @@ class Junction:
 
     def _decide_parts(self, batch: list[Journey]) -> None:
         """Level 0's exit for samples whose views are complete."""
+        if not batch:
+            return
         started_ns = self._clock.now_ns()
         runner = self._levels[0]
         rows = [[x.parts[name].logits_K if name in x.parts else None for x in batch] for name in runner.parts]
