@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from tierline.core import catalog
-from tierline.core.errors import ConfigError, UnknownCodec
+from tierline.core.errors import UnknownCodec
 from tierline.core.flow.levels import LevelRunner
 from tierline.core.plan import Plan
 from tierline.core.protocols import Codec
@@ -20,11 +20,11 @@ EXACT_CODEC = "float16"
 
 @cache
 def codec_for(token: str) -> Codec:
-    """The codec a peer named. Raises UnknownCodec."""
-    try:
-        codec: Codec = catalog.make("codec", token)
-    except ConfigError as error:
-        raise UnknownCodec(str(error)) from error
+    """The codec a peer named; only names, for a catalogue also takes files. Raises UnknownCodec."""
+    known = catalog.names("codec")
+    if token not in known:
+        raise UnknownCodec(f"no such codec: {token[:40]!r}{catalog.nearest(token[:40], known)}")
+    codec: Codec = catalog.make("codec", token)
     return codec
 
 
