@@ -6,8 +6,6 @@ from functools import cache
 
 from tierline.core import catalog
 from tierline.core.errors import UnknownCodec
-from tierline.core.flow.levels import LevelRunner
-from tierline.core.plan import Plan
 from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.core.wire import MAX_ROWS
@@ -15,7 +13,7 @@ from tierline.core.wire import MAX_ROWS
 OUTPUT_CODEC = "raw"
 """Outputs of exits are a few bytes and decide answers: they travel as they are."""
 EXACT_CODEC = "float16"
-"""For fused level-0 features that are no longer +-1 (means, or zeros where a view is absent)."""
+"""For fused features that are no longer +-1 but still few bits wide (zeros where a view is absent)."""
 
 
 @cache
@@ -37,7 +35,12 @@ def encode_outputs(x_B: Array) -> Payload:
     return codec_for(OUTPUT_CODEC).encode(x_B)
 
 
-def encode_fused(plan: Plan, runner: LevelRunner, level: int, feature_B: Array, all_present: bool) -> Payload:
-    """Code a fused feature: the Plan's codec where fusion left the values in its range."""
-    keeps_values = level > 0 or (all_present and runner.level.feature_aggregator != "avg_pool")
-    return codec_for(plan.codecs[level] if keeps_values else EXACT_CODEC).encode(feature_B)
+def encode_fused(planned: str, feature_B: Array) -> Payload:
+    """Code a fused feature as planned, but never as signs what is not +-1: the first codec that loses nothing.
+
+    Absent views leave zeros, and means of +-1 lie anywhere between.
+    """
+    if planned == "bitplane":
+        exact = (planned, EXACT_CODEC)
+        planned = next((token for token in exact if codec_for(token).max_error(feature_B) == 0.0), OUTPUT_CODEC)
+    return codec_for(planned).encode(feature_B)

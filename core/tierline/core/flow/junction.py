@@ -433,8 +433,7 @@ class Junction:
     def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
         """Send fused features to the parent; from now on the samples wait for its verdict."""
         started_ns = self._clock.now_ns()
-        all_present = all(len(x.parts) == self._levels[level].num_parts for x in batch)
-        payload = encode_fused(self.plan, self._levels[level], level, feature_B, all_present)
+        payload = encode_fused(self.plan.codecs[level], feature_B)
         reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
         now_ns = self._clock.now_ns()
         part = m.Part(
