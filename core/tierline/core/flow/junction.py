@@ -91,7 +91,7 @@ class Junction:
     def part(self, child: str, part: m.Part, arrived_ns: int) -> None:
         """Rows of one view, or fused features of a junction below."""
         try:
-            logits_BK, feature_B, name = self._read(part)
+            logits_BK, feature_B, name = self._read(child, part)
         except TierlineError as error:
             self._refuse(child, part, error)
             return
@@ -218,22 +218,28 @@ class Junction:
 
     # --- joining ----------------------------------------------------------------------------------------------
 
-    def _read(self, part: m.Part) -> tuple[Array | None, Array | None, str]:
+    def _read(self, child: str, part: m.Part) -> tuple[Array | None, Array | None, str]:
         """Check and decode a Part; returns logits, features and the Bundle's part name."""
         if part.plan not in self._accepted_plans:
             raise PlanError(f"made under plan {part.plan}, this node runs plan {self.plan.version}")
-        if part.level >= self._levels.root_level:
-            raise PlanError(f"level {part.level} has nothing above it")
-        runner = self._levels[part.level]
         if part.fused:
+            if self.placement.joins:
+                raise PlanError(f"{self.node!r} joins views itself; fused features go to a node above")
+            if part.level >= self._levels.root_level:
+                raise PlanError(f"level {part.level} has nothing above it")
             if part.feature is None:
                 raise PlanError("a fused part needs its feature")
-            return None, decode_rows(part.feature, runner.fused_feature_spec()), "*"
+            return None, decode_rows(part.feature, self._levels[part.level].fused_feature_spec()), "*"
+        if part.level != 0:
+            raise PlanError(f"a view of level {part.level}: views have level 0")
+        runner = self._levels[0]
         role = self._roles.get(part.name)
         if role is None or part.name not in self.placement.joins:
             raise PlanError(
                 f"view {part.name!r} is not joined at {self.node!r}; it joins {', '.join(self.placement.joins)}"
             )
+        if role not in self._attendance.brings(child):
+            raise PlanError(f"view {part.name!r} does not come over {child!r}")
         if LOGITS not in part.outputs:
             raise PlanError(f"view {part.name!r}: no output named {LOGITS!r}")
         logits_BK = decode_rows(part.outputs[LOGITS], runner.logits_spec)
