@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from tierline.core import catalog
-from tierline.core.errors import UnknownCodec
+from tierline.core.errors import CorruptPayload, UnknownCodec
+from tierline.core.flow.levels import LOGITS
+from tierline.core.link.messages import Verdict
 from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.core.wire import MAX_ROWS
@@ -29,6 +31,13 @@ def codec_for(token: str) -> Codec:
 def decode_rows(payload: Payload, spec: TensorSpec) -> Array:
     """Decode a tensor from a peer. Raises UnknownCodec or CorruptPayload."""
     return codec_for(payload.codec).decode(payload, spec, max_rows=MAX_ROWS)
+
+
+def decode_outputs(verdict: Verdict, spec: TensorSpec) -> dict[str, Array]:
+    """Outputs of a verdict by name, `logits` among them. Raises UnknownCodec or CorruptPayload."""
+    if LOGITS not in verdict.outputs:
+        raise CorruptPayload(f"a verdict without {LOGITS!r}")
+    return {name: decode_rows(payload, spec) for name, payload in verdict.outputs.items()}
 
 
 def encode_outputs(x_B: Array) -> Payload:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tierline.core.errors import TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.coding import codec_for, decode_rows, encode_outputs
+from tierline.core.flow.coding import codec_for, decode_outputs, encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
@@ -115,7 +115,7 @@ class Forwarder:
     def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
         """Answers of the parent."""
         try:
-            outputs = {name: decode_rows(p, self._result_spec) for name, p in verdict.outputs.items()}
+            outputs = decode_outputs(verdict, self._result_spec)
         except TierlineError:
             for sample in verdict.ids:
                 if (verdict.name, sample) in self._held:

@@ -23,7 +23,7 @@ from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.attendance import Attendance
-from tierline.core.flow.coding import decode_rows, encode_fused
+from tierline.core.flow.coding import decode_outputs, decode_rows, encode_fused
 from tierline.core.flow.journey import Answered, Journey, PartRow, State
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
 from tierline.core.flow.port import Port
@@ -144,8 +144,13 @@ class Junction:
 
     def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
         """The parent's answers to what was escalated."""
-        spec = self._levels[self._levels.root_level].logits_spec
-        outputs = {name: decode_rows(payload, spec) for name, payload in verdict.outputs.items()}
+        try:
+            outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
+        except TierlineError:
+            for journey in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
+                journey.waited(j.SEND, self._clock.now_ns())
+                self._answer(journey, "bad_verdict")
+            return
         now_ns = self._clock.now_ns()
         for row, sample in enumerate(verdict.ids):
             journey = self._open.get(sample)
