@@ -272,6 +272,7 @@ class Junction:
         if name in journey.parts:
             return  # first view wins
         journey.parts[name] = row
+        row.is_late = journey.state is not State.JOIN
         if name == "*":
             journey.feature, journey.num_views = row.feature, num_views
             journey.joined_ns = journey.mark_ns = self._clock.now_ns()
@@ -421,7 +422,9 @@ class Junction:
         if len(alive) < len(batch):
             outputs = {name: values[alive] for name, values in outputs.items()}
         if alive:
-            self._settle([batch[row] for row in alive], level, {LOGITS: outputs[LOGITS]}, now_ns, self._climb)
+            logits_1BK = outputs[LOGITS][np.newaxis]
+            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
+            self._settle([batch[row] for row in alive], level, fused, now_ns, self._climb)
 
     def _climb(self, batch: list[Journey]) -> None:
         for journey in batch:
