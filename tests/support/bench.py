@@ -236,10 +236,10 @@ _CACHE: dict[str, tuple[Array, dict[str, Arrays]]] = {}
 NUM_SAMPLES = 256
 
 
-def oracle_views(bundle: Bundle, num_samples: int = NUM_SAMPLES) -> Array:
+def oracle_views(bundle: Bundle) -> Array:
     """Preprocessed images (N, B, C, H, W)."""
     prepare = Preprocessor(bundle.manifest.preprocess)
-    return np.stack([[prepare(image, n) for image in view] for n, view in enumerate(images(num_samples))])
+    return np.stack([[prepare(image, n) for image in view] for n, view in enumerate(images(NUM_SAMPLES))])
 
 
 def device_outputs(bundle: Bundle, view: str, seqs: Any) -> tuple[Array, Array]:

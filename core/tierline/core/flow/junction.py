@@ -114,7 +114,12 @@ class Junction:
             )
 
     def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
-        """A view that this node captured and ran through its own level-0 Section."""
+        """A view that this node captured and ran through its own level-0 Section. Raises AdmissionRefused."""
+        journey = self._open.get(sample)
+        if journey is not None and self._roles[view] in journey.parts:
+            raise AdmissionRefused(f"view {view!r} of sample {sample} is in flight already")
+        if journey is None and len(self._open) >= MAX_OPEN and sample not in self._answered:
+            raise AdmissionRefused(f"{self.node!r} has {MAX_OPEN} samples in flight")
         self._take(row, sample, 0, self._roles[view], deadline_ns, 0)
 
     def features(self, child: str, features: m.Features) -> None:
@@ -182,6 +187,12 @@ class Junction:
             self._answer(journey, "no_parent")
         self._replier.flush()
 
+    def stop(self) -> None:
+        """The node ends, or takes another Plan: whatever is open is answered by the best exit so far."""
+        for journey in list(self._open.values()):
+            self._give_up(journey, "stopped")
+        self._replier.flush()
+
     # --- work -------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
@@ -210,7 +221,7 @@ class Junction:
             if journey is None:
                 continue
             if kind == DEADLINE:
-                self._expired(journey)
+                self._give_up(journey, "deadline")
             elif journey.state is State.JOIN:
                 if self._attendance.still_waits(journey.parts.keys(), now_ns):
                     self._timers.add(self._attendance.grace_ends_ns, sample, WINDOW)
@@ -490,8 +501,8 @@ class Junction:
         self.counts[f"exit:{journey.exit}"] += 1
         self._replier.answer(journey, answered)
 
-    def _expired(self, journey: Journey) -> None:
-        """Time is up: the best exit so far answers."""
+    def _give_up(self, journey: Journey, reason: str) -> None:
+        """The best exit so far answers."""
         now_ns = self._clock.now_ns()
         if journey.state is State.JOIN:
             journey.joined_ns = journey.mark_ns = now_ns
@@ -503,7 +514,7 @@ class Junction:
             rows = [[journey.parts[n].logits_K if n in journey.parts else None] for n in runner.parts]
             outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
             journey.exit, journey.outputs = runner.exit_name, {name: values[0] for name, values in outputs.items()}
-        self._answer(journey, "deadline")
+        self._answer(journey, reason)
 
     def _refuse(self, child: str, part: m.Part, error: TierlineError) -> None:
         self.counts["refused"] += len(part.ids)
