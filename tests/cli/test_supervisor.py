@@ -173,11 +173,20 @@ def test_a_node_that_is_never_ready_is_named(tmp_path: Path, bundle: Path) -> No
     assert fleet.alive() == []
 
 
+def test_a_node_that_was_ready_and_died_is_not_waited_for(tmp_path: Path, bundle: Path) -> None:
+    fleet = Fleet(
+        FleetSpec(HIERARCHY, bundle), tmp_path / "run", command=script(edge=READY + "sys.exit(3)", device_1=WAIT)
+    )
+    with pytest.raises(NodeFailed, match="^node 'edge' ended with exit code 3"):
+        fleet.start()
+    assert fleet.alive() == []
+
+
 def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, bundle: Path) -> None:
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "time.sleep(600)\n"
     with Fleet(FleetSpec(HIERARCHY, bundle), tmp_path / "run", command=script(device_0=stubborn)) as fleet:
         pid = fleet.pids()["device-0"]
-        codes = fleet.stop(grace_s=0.3)
+        codes = fleet.stop(grace_s=6.0)
     assert codes == {"cloud": 0, "edge": 0, "device-0": -signal.SIGKILL, "device-1": 0}
     assert gone(pid)
 

@@ -1,7 +1,7 @@
 """The `tierline` command. Errors of the user are one line and a documented exit code; ours keep their traceback.
 
 `edge run` and `cloud run` are taken out before anything of the command line is imported: an agent on a small board
-should not carry the packages that draw tables (measured: 90 ms and 20 MiB).
+should not carry the packages behind the other commands (65 ms and 6 MiB with typer 0.15, 15 ms and 1 MiB with 0.29).
 """
 
 from __future__ import annotations

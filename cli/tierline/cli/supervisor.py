@@ -152,11 +152,19 @@ class Fleet:
                 raise child.failure()
 
     def stop(self, grace_s: float = GRACE_S) -> dict[str, int]:
-        """Ask all to stop, end by force who has not after `grace_s`; exit codes by node. Does nothing twice."""
+        """Ask all to stop, end by force who does not; exit codes by node. Does nothing twice.
+
+        `grace_s` is shared by the levels of the hierarchy.
+        """
+        if not self._children and not self.relays:
+            return {}
         nodes = list(self._children.values())
         relays = [relay.child for relay in self.relays.values()]
         try:
-            self._end(list(reversed(nodes)), grace_s)
+            # Children before their parents, so that no node mistakes an orderly end for a lost parent.
+            levels = self._levels()
+            for level in levels:
+                self._end([child for child in nodes if child.name in level], grace_s / len(levels))
             self._end(relays, grace_s)
         except BaseException:
             for child in nodes + relays:
@@ -168,6 +176,14 @@ class Fleet:
         self._children.clear()
         self.relays.clear()
         return codes
+
+    def _levels(self) -> list[set[str]]:
+        """Node ids by their distance from the root, the farthest first."""
+        hierarchy = self.spec.hierarchy
+        levels: dict[int, set[str]] = {}
+        for node in hierarchy.nodes:
+            levels.setdefault(len(hierarchy.path_to_root(node.id)), set()).add(node.id)
+        return [levels[distance] for distance in sorted(levels, reverse=True)]
 
     def _child(self, node: str) -> Child:
         try:

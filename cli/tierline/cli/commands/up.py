@@ -43,22 +43,28 @@ def up(
     if loaded.value.goal is not None:
         print(f"{file.name}: [goal] is not acted on; thresholds are those of the model", file=sys.stderr)
     num_nodes = len(spec.hierarchy.nodes)
-    print(f"starting {num_nodes} nodes; logs in {folder / 'logs'}", flush=True)
+    _say(f"starting {num_nodes} nodes; logs in {folder / 'logs'}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     fleet = Fleet(
         spec,
         folder,
-        on_line=lambda node, line: print(f"{node}: {line}", flush=True),
-        on_ready=lambda node: print(f"ready: {node}", flush=True),
+        on_line=lambda node, line: _say(f"{node}: {line}"),
+        on_ready=lambda node: _say(f"ready: {node}"),
     )
     try:
         fleet.start(wait_s)
-        print(f"{num_nodes} nodes run, the root listens on {fleet.address(fleet.root)}; Ctrl-C stops them", flush=True)
+        _say(f"{num_nodes} nodes run, the root listens on {fleet.address(fleet.root)}; Ctrl-C stops them")
         while True:
             time.sleep(_LOOK_S)
             fleet.check()
     except KeyboardInterrupt:
-        print("stopping", flush=True)
+        _say("stopping")
     finally:
         fleet.stop()
-    print("all stopped", flush=True)
+    _say("all stopped")
+
+
+def _say(line: str) -> None:
+    """One write per line, since nodes' lines come from threads."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

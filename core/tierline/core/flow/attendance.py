@@ -35,6 +35,10 @@ class Attendance:
     def down(self, child: str) -> None:
         self._present.pop(child, None)
 
+    def brings(self, child: str) -> set[str]:
+        """The Bundle's views that the Plan lets come over this child."""
+        return self._children.get(child, set())
+
     def is_complete(self, parts: KeysView[str], now_ns: int) -> bool:
         """Whether nobody is left to wait for."""
         return all(views <= parts for views in self._present.values()) and not self.still_waits(parts, now_ns)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from tierline.core import catalog
-from tierline.core.errors import ConfigError, UnknownCodec
-from tierline.core.flow.levels import LevelRunner
-from tierline.core.plan import Plan
+from tierline.core.errors import CorruptPayload, UnknownCodec
+from tierline.core.flow.levels import LOGITS
+from tierline.core.link.messages import Verdict
 from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.core.wire import MAX_ROWS
@@ -15,16 +15,16 @@ from tierline.core.wire import MAX_ROWS
 OUTPUT_CODEC = "raw"
 """Outputs of exits are a few bytes and decide answers: they travel as they are."""
 EXACT_CODEC = "float16"
-"""For fused level-0 features that are no longer +-1 (means, or zeros where a view is absent)."""
+"""For fused features that are no longer +-1 but still few bits wide (zeros where a view is absent)."""
 
 
 @cache
 def codec_for(token: str) -> Codec:
-    """The codec a peer named. Raises UnknownCodec."""
-    try:
-        codec: Codec = catalog.make("codec", token)
-    except ConfigError as error:
-        raise UnknownCodec(str(error)) from error
+    """The codec a peer named; only names, for a catalogue also takes files. Raises UnknownCodec."""
+    known = catalog.names("codec")
+    if token not in known:
+        raise UnknownCodec(f"no such codec: {token[:40]!r}{catalog.nearest(token[:40], known)}")
+    codec: Codec = catalog.make("codec", token)
     return codec
 
 
@@ -33,11 +33,23 @@ def decode_rows(payload: Payload, spec: TensorSpec) -> Array:
     return codec_for(payload.codec).decode(payload, spec, max_rows=MAX_ROWS)
 
 
+def decode_outputs(verdict: Verdict, spec: TensorSpec) -> dict[str, Array]:
+    """Outputs of a verdict by name, `logits` among them. Raises UnknownCodec or CorruptPayload."""
+    if LOGITS not in verdict.outputs:
+        raise CorruptPayload(f"a verdict without {LOGITS!r}")
+    return {name: decode_rows(payload, spec) for name, payload in verdict.outputs.items()}
+
+
 def encode_outputs(x_B: Array) -> Payload:
     return codec_for(OUTPUT_CODEC).encode(x_B)
 
 
-def encode_fused(plan: Plan, runner: LevelRunner, level: int, feature_B: Array, all_present: bool) -> Payload:
-    """Code a fused feature: the Plan's codec where fusion left the values in its range."""
-    keeps_values = level > 0 or (all_present and runner.level.feature_aggregator != "avg_pool")
-    return codec_for(plan.codecs[level] if keeps_values else EXACT_CODEC).encode(feature_B)
+def encode_fused(planned: str, feature_B: Array) -> Payload:
+    """Code a fused feature as planned, but never as signs what is not +-1: the first codec that loses nothing.
+
+    Absent views leave zeros, and means of +-1 lie anywhere between.
+    """
+    if planned == "bitplane":
+        exact = (planned, EXACT_CODEC)
+        planned = next((token for token in exact if codec_for(token).max_error(feature_B) == 0.0), OUTPUT_CODEC)
+    return codec_for(planned).encode(feature_B)

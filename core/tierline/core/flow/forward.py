@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tierline.core.errors import TierlineError
+from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.coding import codec_for, decode_rows, encode_outputs
+from tierline.core.flow.coding import codec_for, decode_outputs, encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
@@ -55,7 +55,9 @@ class Forwarder:
         self.eager = plan.mode == "eager"
 
     def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
-        """A view that was captured and ran through its Section."""
+        """A view that was captured and ran through its Section. Raises AdmissionRefused."""
+        if (view, sample) in self._held:
+            raise AdmissionRefused(f"view {view!r} of sample {sample} is in flight already")
         spans = list(row.own_ns) or [0] * NUM_SPANS
         self._held[view, sample] = _Held(row, deadline_ns, spans)
         self._unsent[view].append(sample)
@@ -115,7 +117,7 @@ class Forwarder:
     def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
         """Answers of the parent."""
         try:
-            outputs = {name: decode_rows(p, self._result_spec) for name, p in verdict.outputs.items()}
+            outputs = decode_outputs(verdict, self._result_spec)
         except TierlineError:
             for sample in verdict.ids:
                 if (verdict.name, sample) in self._held:
@@ -150,8 +152,15 @@ class Forwarder:
 
     def parent_down(self) -> None:
         """The parent was lost: everything that waits is answered here."""
+        self._all_alone("no_parent")
+
+    def stop(self) -> None:
+        """The node ends, or takes another Plan."""
+        self._all_alone("stopped")
+
+    def _all_alone(self, reason: str) -> None:
         for view, sample in list(self._held):
-            self._alone(view, sample, "no_parent")
+            self._alone(view, sample, reason)
 
     def next_deadline_ns(self) -> int | None:
         """Deadlines grow with captures where sources use one budget: the oldest is first, or nearly."""

@@ -46,6 +46,8 @@ class PartRow:
     logits_K: Array | None = None
     feature: Array | None = None
     truth: int | None = None
+    is_late: bool = False
+    """It came after the join: all it did here was wait for the answer."""
     own_ns: tuple[int, ...] = ()
     """Spans this node spent on this part alone before it arrived here (capture, preprocess, section)."""
 
@@ -89,6 +91,11 @@ class Journey:
 
     def hop_row(self, part: PartRow, now_ns: int) -> tuple[int, ...]:
         """Residence and spans of one part of this sample."""
+        if part.is_late:
+            spans = list(part.own_ns) or [0] * NUM_SPANS
+            spans[DECODE] += part.decode_ns
+            spans[QUEUE] += now_ns - part.arrived_ns - sum(spans)
+            return (now_ns - part.arrived_ns, *spans)
         spans = list(self.spans_ns)
         spans[DECODE] += part.decode_ns
         for span, ns in enumerate(part.own_ns):

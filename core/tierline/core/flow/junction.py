@@ -23,7 +23,7 @@ from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.attendance import Attendance
-from tierline.core.flow.coding import decode_rows, encode_fused
+from tierline.core.flow.coding import decode_outputs, decode_rows, encode_fused
 from tierline.core.flow.journey import Answered, Journey, PartRow, State
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
 from tierline.core.flow.port import Port
@@ -91,7 +91,7 @@ class Junction:
     def part(self, child: str, part: m.Part, arrived_ns: int) -> None:
         """Rows of one view, or fused features of a junction below."""
         try:
-            logits_BK, feature_B, name = self._read(part)
+            logits_BK, feature_B, name = self._read(child, part)
         except TierlineError as error:
             self._refuse(child, part, error)
             return
@@ -114,7 +114,12 @@ class Junction:
             )
 
     def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
-        """A view that this node captured and ran through its own level-0 Section."""
+        """A view that this node captured and ran through its own level-0 Section. Raises AdmissionRefused."""
+        journey = self._open.get(sample)
+        if journey is not None and self._roles[view] in journey.parts:
+            raise AdmissionRefused(f"view {view!r} of sample {sample} is in flight already")
+        if journey is None and len(self._open) >= MAX_OPEN and sample not in self._answered:
+            raise AdmissionRefused(f"{self.node!r} has {MAX_OPEN} samples in flight")
         self._take(row, sample, 0, self._roles[view], deadline_ns, 0)
 
     def features(self, child: str, features: m.Features) -> None:
@@ -144,8 +149,13 @@ class Junction:
 
     def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
         """The parent's answers to what was escalated."""
-        spec = self._levels[self._levels.root_level].logits_spec
-        outputs = {name: decode_rows(payload, spec) for name, payload in verdict.outputs.items()}
+        try:
+            outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
+        except TierlineError:
+            for journey in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
+                journey.waited(j.SEND, self._clock.now_ns())
+                self._answer(journey, "bad_verdict")
+            return
         now_ns = self._clock.now_ns()
         for row, sample in enumerate(verdict.ids):
             journey = self._open.get(sample)
@@ -177,6 +187,12 @@ class Junction:
             self._answer(journey, "no_parent")
         self._replier.flush()
 
+    def stop(self) -> None:
+        """The node ends, or takes another Plan: whatever is open is answered by the best exit so far."""
+        for journey in list(self._open.values()):
+            self._give_up(journey, "stopped")
+        self._replier.flush()
+
     # --- work -------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
@@ -184,7 +200,8 @@ class Junction:
         while self._joined or any(level not in self._busy for level in self._fused):
             if self._joined:
                 batch, self._joined = self._joined[: self.plan.max_batch], self._joined[self.plan.max_batch :]
-                self._decide_parts(batch)
+                # A sample whose time ran out after its join was answered meanwhile.
+                self._decide_parts([x for x in batch if x.state is State.RUN])
             for level in [level for level in self._fused if level not in self._busy]:
                 waiting = self._fused.pop(level)
                 batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
@@ -204,7 +221,7 @@ class Junction:
             if journey is None:
                 continue
             if kind == DEADLINE:
-                self._expired(journey)
+                self._give_up(journey, "deadline")
             elif journey.state is State.JOIN:
                 if self._attendance.still_waits(journey.parts.keys(), now_ns):
                     self._timers.add(self._attendance.grace_ends_ns, sample, WINDOW)
@@ -221,22 +238,28 @@ class Junction:
 
     # --- joining ----------------------------------------------------------------------------------------------
 
-    def _read(self, part: m.Part) -> tuple[Array | None, Array | None, str]:
+    def _read(self, child: str, part: m.Part) -> tuple[Array | None, Array | None, str]:
         """Check and decode a Part; returns logits, features and the Bundle's part name."""
         if part.plan not in self._accepted_plans:
             raise PlanError(f"made under plan {part.plan}, this node runs plan {self.plan.version}")
-        if part.level >= self._levels.root_level:
-            raise PlanError(f"level {part.level} has nothing above it")
-        runner = self._levels[part.level]
         if part.fused:
+            if self.placement.joins:
+                raise PlanError(f"{self.node!r} joins views itself; fused features go to a node above")
+            if part.level >= self._levels.root_level:
+                raise PlanError(f"level {part.level} has nothing above it")
             if part.feature is None:
                 raise PlanError("a fused part needs its feature")
-            return None, decode_rows(part.feature, runner.fused_feature_spec()), "*"
+            return None, decode_rows(part.feature, self._levels[part.level].fused_feature_spec()), "*"
+        if part.level != 0:
+            raise PlanError(f"a view of level {part.level}: views have level 0")
+        runner = self._levels[0]
         role = self._roles.get(part.name)
         if role is None or part.name not in self.placement.joins:
             raise PlanError(
                 f"view {part.name!r} is not joined at {self.node!r}; it joins {', '.join(self.placement.joins)}"
             )
+        if role not in self._attendance.brings(child):
+            raise PlanError(f"view {part.name!r} does not come over {child!r}")
         if LOGITS not in part.outputs:
             raise PlanError(f"view {part.name!r}: no output named {LOGITS!r}")
         logits_BK = decode_rows(part.outputs[LOGITS], runner.logits_spec)
@@ -264,6 +287,7 @@ class Junction:
         if name in journey.parts:
             return  # first view wins
         journey.parts[name] = row
+        row.is_late = journey.state is not State.JOIN
         if name == "*":
             journey.feature, journey.num_views = row.feature, num_views
             journey.joined_ns = journey.mark_ns = self._clock.now_ns()
@@ -287,6 +311,8 @@ class Junction:
 
     def _decide_parts(self, batch: list[Journey]) -> None:
         """Level 0's exit for samples whose views are complete."""
+        if not batch:
+            return
         started_ns = self._clock.now_ns()
         runner = self._levels[0]
         rows = [[x.parts[name].logits_K if name in x.parts else None for x in batch] for name in runner.parts]
@@ -411,7 +437,9 @@ class Junction:
         if len(alive) < len(batch):
             outputs = {name: values[alive] for name, values in outputs.items()}
         if alive:
-            self._settle([batch[row] for row in alive], level, {LOGITS: outputs[LOGITS]}, now_ns, self._climb)
+            logits_1BK = outputs[LOGITS][np.newaxis]
+            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
+            self._settle([batch[row] for row in alive], level, fused, now_ns, self._climb)
 
     def _climb(self, batch: list[Journey]) -> None:
         for journey in batch:
@@ -434,8 +462,7 @@ class Junction:
     def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
         """Send fused features to the parent; from now on the samples wait for its verdict."""
         started_ns = self._clock.now_ns()
-        all_present = all(len(x.parts) == self._levels[level].num_parts for x in batch)
-        payload = encode_fused(self.plan, self._levels[level], level, feature_B, all_present)
+        payload = encode_fused(self.plan.codecs[level], feature_B)
         reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
         now_ns = self._clock.now_ns()
         part = m.Part(
@@ -478,8 +505,8 @@ class Junction:
         self.counts[f"exit:{journey.exit}"] += 1
         self._replier.answer(journey, answered)
 
-    def _expired(self, journey: Journey) -> None:
-        """Time is up: the best exit so far answers."""
+    def _give_up(self, journey: Journey, reason: str) -> None:
+        """The best exit so far answers."""
         now_ns = self._clock.now_ns()
         if journey.state is State.JOIN:
             journey.joined_ns = journey.mark_ns = now_ns
@@ -491,7 +518,7 @@ class Junction:
             rows = [[journey.parts[n].logits_K if n in journey.parts else None] for n in runner.parts]
             outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
             journey.exit, journey.outputs = runner.exit_name, {name: values[0] for name, values in outputs.items()}
-        self._answer(journey, "deadline")
+        self._answer(journey, reason)
 
     def _refuse(self, child: str, part: m.Part, error: TierlineError) -> None:
         self.counts["refused"] += len(part.ids)

@@ -93,7 +93,7 @@ class Node:
             runs=set(placement.runs),
         )
         if self.flow is not None and self._levels is not None:
-            self.flow.parent_down()
+            self.flow.stop()
             self._levels.close()
         self._levels = levels
         self._preprocess = Preprocessor(bundle.manifest.preprocess)
@@ -132,7 +132,7 @@ class Node:
         budget_ms: float,
         id_: SampleId | None = None,
     ) -> SampleId:
-        """Run one raw input through its level-0 Section and into the flow. Raises ShapeMismatch, EngineError."""
+        """Run one raw input through its level-0 Section and into the flow. Raises ShapeMismatch, EngineError, AdmissionRefused."""
         if self.flow is None or self._levels is None or self._preprocess is None or self.plan is None:
             raise TierlineError(f"{self.id}: no Plan yet")
         began_ns = self.clock.now_ns()
@@ -291,7 +291,8 @@ class Node:
     def close(self) -> None:
         """Answer what is in flight and release engines."""
         if self.flow is not None:
-            self.flow.parent_down()
+            self.flow.stop()
+            self.flow = None
         if self._timer is not None:
             self._timer.cancel()
         self._pool.shutdown(wait=True)

@@ -40,7 +40,8 @@ class Replier:
         for part in journey.parts.values():
             times = journey.hop_row(part, now_ns)
             self._port.answered(answered.exit, times[0], times[1 + QUEUE])
-            self._add(part, _Row(journey.id, answered, ((self._node, self._tier, times), *above)))
+            own = (self._node, self._tier, times)
+            self._add(part, _Row(journey.id, answered, (own,) if part.is_late else (own, *above)))
 
     def again(self, sample: SampleId, part: PartRow, answered: Answered) -> None:
         """A duplicate or late view gets the verdict that was given."""
