@@ -95,11 +95,28 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), BAD)
-def test_a_mistake_is_one_line_and_an_exit_code(files: Path, arguments: list[str], code: int, message: str) -> None:
+def test_a_mistake_is_one_line_and_an_exit_code(
+    files: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("XDG_STATE_HOME", str(files / "xdg"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(files / "data"))
+    found = main.main(arguments)
+    printed = capsys.readouterr()
+    assert re.fullmatch(f"tierline: .*{message}.*\n", printed.err), printed.err
+    assert (found, printed.out) == (code, "")
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [*BAD[:3], *BAD[6:8]])
+def test_so_it_is_for_a_process(files: Path, arguments: list[str], code: int, message: str) -> None:
     result = run(*arguments, cwd=files)
     assert re.fullmatch(f"tierline: .*{message}.*\n", result.stderr), result.stderr
-    assert result.returncode == code
-    assert result.stdout == ""
+    assert (result.returncode, result.stdout) == (code, "")
 
 
 def test_version_and_help(files: Path) -> None:

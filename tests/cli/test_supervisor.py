@@ -177,7 +177,7 @@ def test_a_node_that_was_ready_and_died_is_not_waited_for(tmp_path: Path, bundle
     fleet = Fleet(
         FleetSpec(HIERARCHY, bundle), tmp_path / "run", command=script(edge=READY + "sys.exit(3)", device_1=WAIT)
     )
-    with pytest.raises(NodeFailed, match="^node 'edge' ended with exit code 3"):
+    with pytest.raises(NodeFailed, match=r"^node 'edge' ended with exit code 3"):
         fleet.start()
     assert fleet.alive() == []
 
