@@ -1,9 +1,11 @@
-"""What one hop costs: a child sends a part of a sample, the parent decides, runs its Section and answers.
+"""What one hop costs: a node sends what it cannot answer, the parent runs its Section and answers with its ledger.
 
 Compared in the same run with a bare `grpc.aio` bidirectional stream that echoes messages of the same size, both ends
 in processes of their own:
 
-- `latency`: one sample at a time. Limits: p50 <= 1.6x the echo with the engine inline, <= 2.0x on a worker thread.
+- `latency`: one sample at a time escalates from an edge node to the cloud, which runs its Section and answers. Limits:
+  p50 <= 1.6x the echo with the engine inline, <= 2.0x on a worker thread.
+- `latency join`: the same for a device below a junction, which also joins views and decides two exits (no limit).
 - `throughput`: six devices keep a window full. One sample per message, then as many as have gathered; the latter must
   reach at least twice the former.
 
@@ -27,6 +29,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from tierline.cli.trial.demo import ASSETS
 from tierline.core.bundle import Bundle
 from tierline.core.clock import MonotonicClock
 from tierline.core.flow.coding import codec_for, encode_outputs
@@ -46,26 +49,32 @@ from tierline.core.wire import frame_to_wire
 ECHO = "/bench.Echo/Exchange"
 
 
-def hierarchy(num_devices: int) -> Hierarchy:
-    edge = HierarchyNode("edge", Tier.CLOUD)
-    devices = [HierarchyNode(f"device-{i}", Tier.DEVICE, "edge", (f"view-{i}",)) for i in range(num_devices)]
-    return Hierarchy((edge, *devices))
+def hierarchy(num_devices: int, with_edge: bool) -> Hierarchy:
+    """The server is the root; an edge node between it and the devices is played by the client."""
+    nodes = [HierarchyNode("root", Tier.CLOUD)]
+    if with_edge:
+        nodes.append(HierarchyNode("edge", Tier.EDGE, "root"))
+    parent = nodes[-1].id
+    nodes += [HierarchyNode(f"device-{i}", Tier.DEVICE, parent, (f"view-{i}",)) for i in range(num_devices)]
+    return Hierarchy(tuple(nodes))
 
 
 # --- the server process -----------------------------------------------------------------------------------------
 
 
-async def serve(bundle_dir: str, num_devices: int, inline_ms: float, threshold: float) -> None:
-    """The parent (root of the hierarchy, so that it runs all Sections) and, on a second port, the echo."""
+async def serve(bundle_dir: str, num_devices: int, with_edge: bool, inline_ms: float) -> None:
+    """The parent and, on a second port, the echo."""
     bundle = Bundle.open(Path(bundle_dir))
     plan = make_plan(
-        hierarchy(num_devices),
+        hierarchy(num_devices, with_edge),
         bundle.manifest,
         bundle.digest,
-        thresholds=dict.fromkeys(bundle.manifest.exits()[:-1], threshold),
+        thresholds={"local": 1e-9, "edge": 1.0 - 1e-6},  # unsure at the first exit, sure at the second
         join=Join(by="sequence"),
     )
-    host = Host("edge", engine=EngineSettings(inline_ms=inline_ms), on_outcome=print, listen="127.0.0.1:0")
+    host = Host(
+        "root", engine=EngineSettings(inline_ms=inline_ms), on_outcome=lambda outcome: None, listen="127.0.0.1:0"
+    )
     host.node.adopt(plan, bundle)
     ready = await host.start()
 
@@ -92,20 +101,22 @@ async def serve(bundle_dir: str, num_devices: int, inline_ms: float, threshold: 
 
 
 class Child:
-    """A device reduced to its link: posts prepared rows, counts verdicts."""
+    """A node reduced to its link: posts prepared rows, counts verdicts. `index` -1 plays the edge node."""
 
     def __init__(self, bundle: Bundle, index: int) -> None:
-        self.name, self.view = f"device-{index}", f"view-{index}"
-        level = bundle.manifest.levels[0]
-        section = level.sections[self.view]
-        rng = np.random.default_rng(index)
+        self.is_edge = index < 0
+        self.name = "edge" if self.is_edge else f"device-{index}"
+        self.view = "edge" if self.is_edge else f"view-{index}"
+        level = bundle.manifest.levels[1 if self.is_edge else 0]
+        section = next(iter(level.sections.values()))
+        rng = np.random.default_rng(index + 1)
         self.logits = rng.normal(size=(64, *section.outputs["logits"].shape)).astype(np.float32)
         signs = np.where(rng.random((64, *section.outputs["feature"].shape)) < 0.5, -1, 1)
         self.features = signs.astype(section.outputs["feature"].dtype)
         self.codec = codec_for(level.feature_codec)
         self.clock = MonotonicClock()
-        self.epoch = new_epoch() + index
-        self.origin, self.parent_epoch = NodeId("edge"), 0
+        self.epoch = new_epoch() + index + 1
+        self.origin, self.parent_epoch = NodeId("root"), 0
         self.up = asyncio.Event()
         self.num_answered = 0
         self.answered = asyncio.Event()
@@ -120,13 +131,15 @@ class Child:
         """`num_rows` samples from `first` on, coded afresh each time, as a device does."""
         rows = [(first + i) % 64 for i in range(num_rows)]
         return m.Part(
-            level=0,
+            level=1 if self.is_edge else 0,
             name=self.view,
             ids=[SampleId(self.origin, self.parent_epoch, first + i) for i in range(num_rows)],
             plan=1,
             budget_ms=[60_000.0] * num_rows,
-            outputs={"logits": encode_outputs(self.logits[rows])},
+            outputs={} if self.is_edge else {"logits": encode_outputs(self.logits[rows])},
             feature=self.codec.encode(self.features[rows]),
+            fused=self.is_edge,
+            num_views=[6] * num_rows if self.is_edge else (),
         )
 
     async def connect(self, address: str) -> asyncio.Task[None]:
@@ -136,7 +149,7 @@ class Child:
         dialler = Dialler(
             address,
             self.link,
-            hello=lambda: Hello(self.name, "device", self.epoch, (self.view,), "", offered_codecs(), "bench"),
+            hello=lambda: Hello(self.name, "", self.epoch, (self.view,), "", offered_codecs(), "bench"),
             beat=lambda: Beat(self.name, self.epoch, b"{}", 0.0),
             prepare=prepare,
             on_change=lambda up: self.up.set() if up else None,
@@ -150,9 +163,9 @@ class Child:
         return task
 
 
-async def hop_latency_us(child: Child, num: int) -> list[float]:
+async def hop_latency_us(child: Child, first: int, num: int) -> list[float]:
     times = []
-    for seq in range(num):
+    for seq in range(first, first + num):
         child.answered.clear()
         started = time.perf_counter_ns()
         child.link.post(child.part(seq, 1))
@@ -231,9 +244,9 @@ def p50(times: list[float]) -> float:
 class ServerProcess:
     """The other end, in a process of its own."""
 
-    def __init__(self, args: argparse.Namespace, num_devices: int, inline_ms: float, threshold: float = 0.0) -> None:
+    def __init__(self, args: argparse.Namespace, num_devices: int, with_edge: bool, inline_ms: float) -> None:
         command = [sys.executable, __file__, "--serve", "--bundle", args.bundle, "--devices", str(num_devices)]
-        command += ["--inline-ms", str(inline_ms), "--threshold", str(threshold)]
+        command += ["--inline-ms", str(inline_ms), *(["--with-edge"] if with_edge else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.addresses: dict[str, str] = json.loads(self.process.stdout.readline())
@@ -254,10 +267,12 @@ class ServerProcess:
         self.process.wait(10)
 
 
-async def bench_latency(args: argparse.Namespace, name: str, inline_ms: float, limit: float) -> dict[str, Any]:
+async def bench_latency(
+    args: argparse.Namespace, name: str, with_edge: bool, inline_ms: float, limit: float
+) -> dict[str, Any]:
     bundle = Bundle.open(Path(args.bundle))
-    with ServerProcess(args, 1, inline_ms) as server:
-        child = Child(bundle, 0)
+    with ServerProcess(args, 1, with_edge, inline_ms) as server:
+        child = Child(bundle, -1 if with_edge else 0)
         task = await child.connect(server.addresses["hop"])
         raw = frame_to_wire(m.Frame(1, 0, child.part(0, 1))).SerializeToString()
         hops: list[float] = []
@@ -265,15 +280,8 @@ async def bench_latency(args: argparse.Namespace, name: str, inline_ms: float, l
         first = 0
         for _ in range(args.rounds):  # in turns, so that a disturbance meets both
             echoes += (await echo_latency_us(server.addresses["echo"], raw, args.num + 50))[50:]
-            child_times = []
-            for seq in range(first, first + args.num + 50):
-                child.answered.clear()
-                started = time.perf_counter_ns()
-                child.link.post(child.part(seq, 1))
-                await child.answered.wait()
-                child_times.append((time.perf_counter_ns() - started) / 1e3)
+            hops += (await hop_latency_us(child, first, args.num + 50))[50:]
             first += args.num + 50
-            hops += child_times[50:]
         task.cancel()
     ratio = p50(hops) / p50(echoes)
     return {
@@ -292,7 +300,7 @@ async def bench_throughput(args: argparse.Namespace) -> dict[str, Any]:
     bundle = Bundle.open(Path(args.bundle))
     num_devices = len(bundle.manifest.views)
     rates = {}
-    with ServerProcess(args, num_devices, 0.5) as server:
+    with ServerProcess(args, num_devices, False, 0.5) as server:
         children = [Child(bundle, i) for i in range(num_devices)]
         tasks = [await child.connect(server.addresses["hop"]) for child in children]
         raw = frame_to_wire(m.Frame(1, 0, children[0].part(0, 1))).SerializeToString()
@@ -320,7 +328,7 @@ async def bench_throughput(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--bundle", default=str(ASSETS))
     parser.add_argument("--num", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
@@ -329,15 +337,16 @@ def main() -> int:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--inline-ms", type=float, default=0.5, help=argparse.SUPPRESS)
-    parser.add_argument("--threshold", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--with-edge", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        asyncio.run(serve(args.bundle, args.devices, args.inline_ms, args.threshold))
+        asyncio.run(serve(args.bundle, args.devices, args.with_edge, args.inline_ms))
         return 0
     print(json.dumps({"environment": environment()}))
     results = [
-        asyncio.run(bench_latency(args, "inline", 1000.0, 1.6)),
-        asyncio.run(bench_latency(args, "threaded", 0.0, 2.0)),
+        asyncio.run(bench_latency(args, "inline", True, 1000.0, 1.6)),
+        asyncio.run(bench_latency(args, "threaded", True, 0.0, 2.0)),
+        asyncio.run(bench_latency(args, "join", False, 1000.0, float("inf"))),
         asyncio.run(bench_throughput(args)),
     ]
     for result in results:

@@ -185,9 +185,7 @@ class Bench:
         pulls = self.port.take_down(m.Pull)
         for child, pull in pulls:
             feature = device_outputs(self.bundle, pull.name, [i.seq for i in pull.ids])[1]
-            self.flow.features(
-                child, m.Features(0, pull.name, pull.ids, codec_for("bitplane").encode(feature))
-            )
+            self.flow.features(child, m.Features(0, pull.name, pull.ids, codec_for("bitplane").encode(feature)))
         return [pull for _, pull in pulls]
 
     def step(self, ms: float = 0.0) -> None:

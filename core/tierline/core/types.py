@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,11 @@ class Tier(str, enum.Enum):
     CLOUD = "cloud"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SampleId:
-    """Identity of one sample, minted once: `origin` counts `seq` within its `epoch` (one epoch per process start)."""
+class SampleId(NamedTuple):
+    """Identity of one sample, minted once: `origin` counts `seq` within its `epoch` (one epoch per process start).
+
+    A tuple, because every sample is looked up several times at every hop, and tuples hash in C.
+    """
 
     origin: NodeId
     epoch: int
@@ -67,9 +69,12 @@ class TensorSpec:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payload:
-    """A coded tensor: what `Codec.encode` returns. `shape` includes the batch axis; `data` is what crosses the link."""
+    """A coded tensor: what `Codec.encode` returns. `shape` includes the batch axis; `data` is what crosses the link.
+
+    Not to be changed once made; not frozen, since freezing costs every message a microsecond per field.
+    """
 
     codec: str
     dtype: str

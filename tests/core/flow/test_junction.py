@@ -221,7 +221,7 @@ def test_a_child_lost_while_pulled_counts_as_absent(tiny_bundle: Bundle) -> None
     assert bench.verdicts() == {}
     bench.disconnect("device-left")
     bench.step()
-    assert {key for key in bench.verdicts()} == {("middle", 0), ("right", 0)}
+    assert set(bench.verdicts()) == {("middle", 0), ("right", 0)}
 
 
 def test_a_child_lost_before_the_pull_counts_as_absent(tiny_bundle: Bundle) -> None:
@@ -232,7 +232,7 @@ def test_a_child_lost_before_the_pull_counts_as_absent(tiny_bundle: Bundle) -> N
     bench.step()
     bench.answer_pulls()
     bench.step()
-    assert {key for key in bench.verdicts()} == {("middle", 0), ("right", 0)}
+    assert set(bench.verdicts()) == {("middle", 0), ("right", 0)}
 
 
 def test_the_window_closes_without_the_missing_view(tiny_bundle: Bundle) -> None:
@@ -718,5 +718,7 @@ def test_an_exit_with_a_head_decides_as_the_oracle_does(tmp_path: Any) -> None:
     bench.send_all(*range(20))
     bench.step()
     ((_, verdict), *_) = bench.port.take_down(m.Verdict)
-    expected = Oracle(bundle, engine_maker("onnxruntime")).exits(oracle_views(bundle)[:, :20]).outputs["local"]["logits"]
+    expected = (
+        Oracle(bundle, engine_maker("onnxruntime")).exits(oracle_views(bundle)[:, :20]).outputs["local"]["logits"]
+    )
     np.testing.assert_allclose(decode_rows(verdict.outputs["logits"], bench.levels[0].logits_spec), expected, rtol=1e-5)

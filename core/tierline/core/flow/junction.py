@@ -152,9 +152,9 @@ class Junction:
         try:
             outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
         except TierlineError:
-            for journey in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
-                journey.waited(j.SEND, self._clock.now_ns())
-                self._answer(journey, "bad_verdict")
+            for waiting in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
+                waiting.waited(j.SEND, self._clock.now_ns())
+                self._answer(waiting, "bad_verdict")
             return
         now_ns = self._clock.now_ns()
         for row, sample in enumerate(verdict.ids):

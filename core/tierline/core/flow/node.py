@@ -132,7 +132,10 @@ class Node:
         budget_ms: float,
         id_: SampleId | None = None,
     ) -> SampleId:
-        """Run one raw input through its level-0 Section and into the flow. Raises ShapeMismatch, EngineError, AdmissionRefused."""
+        """Run one raw input through its level-0 Section and into the flow.
+
+        Raises ShapeMismatch, EngineError, AdmissionRefused.
+        """
         if self.flow is None or self._levels is None or self._preprocess is None or self.plan is None:
             raise TierlineError(f"{self.id}: no Plan yet")
         began_ns = self.clock.now_ns()
