@@ -152,9 +152,8 @@ class Junction:
         try:
             outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
         except TierlineError:
-            for journey in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
-                journey.waited(j.SEND, self._clock.now_ns())
-                self._answer(journey, "bad_verdict")
+            for sample in verdict.ids:
+                self._answer_waiting(sample, "bad_verdict")
             return
         now_ns = self._clock.now_ns()
         for row, sample in enumerate(verdict.ids):
@@ -175,17 +174,20 @@ class Junction:
     def refused(self, refused: m.Refused) -> None:
         """The parent cannot use what was escalated."""
         for sample in refused.ids:
-            journey = self._open.get(sample)
-            if journey is not None and journey.state is State.UP:
-                journey.waited(j.SEND, self._clock.now_ns())
-                self._answer(journey, f"refused: {refused.message}")
+            self._answer_waiting(sample, f"refused: {refused.message}")
 
     def parent_down(self) -> None:
         """The parent was lost: what waits for it is answered by the best exit so far."""
-        for journey in [x for x in self._open.values() if x.state is State.UP]:
-            journey.waited(j.SEND, self._clock.now_ns())
-            self._answer(journey, "no_parent")
+        for sample in list(self._open):
+            self._answer_waiting(sample, "no_parent")
         self._replier.flush()
+
+    def _answer_waiting(self, sample: SampleId, reason: str) -> None:
+        """The parent will not answer this sample, if it is one that waits for it."""
+        journey = self._open.get(sample)
+        if journey is not None and journey.state is State.UP:
+            journey.waited(j.SEND, self._clock.now_ns())
+            self._answer(journey, reason)
 
     def stop(self) -> None:
         """The node ends, or takes another Plan: whatever is open is answered by the best exit so far."""
@@ -421,6 +423,7 @@ class Junction:
         for journey in batch:
             journey.waited(j.QUEUE, now_ns - engine_ns)
             journey.spend(j.SECTION, engine_ns)
+            journey.mark_ns = now_ns
         alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
         if not outputs:
             for row in alive:
