@@ -16,6 +16,7 @@ PACKAGES = ("v1", "kernels", "core", "learning", "edge", "cloud", "cli")
 ADAPTERS = {
     "tierline.core.engine.torch",
     "tierline.core.engine.reference",
+    "tierline.core.engine._onnx",
     "tierline.core.engine.tensorrt",
     "tierline.kernels.cuda",
 }

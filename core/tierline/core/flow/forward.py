@@ -17,6 +17,7 @@ from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import make_outcome
+from tierline.core.flow.timers import Timers
 from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
 from tierline.core.protocols import Clock
@@ -45,6 +46,7 @@ class Forwarder:
         self.counts: dict[str, int] = defaultdict(int)
         self._levels, self._port, self._clock = levels, port, clock
         self._held: OrderedDict[tuple[str, SampleId], _Held] = OrderedDict()
+        self._timers = Timers(self._held)
         self._unsent: dict[str, list[SampleId]] = defaultdict(list)
         self._result_spec = levels[levels.root_level].logits_spec
         self.use(plan)
@@ -60,6 +62,7 @@ class Forwarder:
             raise AdmissionRefused(f"view {view!r} of sample {sample} is in flight already")
         spans = list(row.own_ns) or [0] * NUM_SPANS
         self._held[view, sample] = _Held(row, deadline_ns, spans)
+        self._timers.add(deadline_ns, (view, sample), "deadline")
         self._unsent[view].append(sample)
         if len(self._held) > MAX_HELD:
             oldest = next(iter(self._held))
@@ -163,14 +166,13 @@ class Forwarder:
             self._alone(view, sample, reason)
 
     def next_deadline_ns(self) -> int | None:
-        """Deadlines grow with captures where sources use one budget: the oldest is first, or nearly."""
-        return next(iter(self._held.values())).deadline_ns if self._held else None
+        return self._timers.next_ns
 
     def expire(self, now_ns: int) -> None:
-        for (view, sample), x in list(self._held.items()):
-            if x.deadline_ns > now_ns:
-                break
-            self._alone(view, sample, "deadline")
+        for key, kind in self._timers.due(now_ns):
+            x = self._held.get(key)
+            if x is not None and x.deadline_ns <= now_ns:
+                self._alone(*key, kind)
 
     @property
     def num_open(self) -> int:

@@ -23,9 +23,10 @@ from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.attendance import Attendance
-from tierline.core.flow.coding import decode_outputs, decode_rows, encode_fused
+from tierline.core.flow.climb import Climb
+from tierline.core.flow.coding import decode_outputs, decode_rows
 from tierline.core.flow.journey import Answered, Journey, PartRow, State
-from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
+from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
 from tierline.core.flow.timers import Timers
@@ -54,8 +55,7 @@ class Junction:
         self._answered: OrderedDict[SampleId, Answered] = OrderedDict()
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
-        self._fused: dict[int, list[Journey]] = defaultdict(list)
-        self._busy: set[int] = set()
+        self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._settle, answer=self._answer)
         self._attendance = Attendance(node, placement, clock.now_ns())
         self._accepted_plans: set[int] = set()
         """Versions that share our structure: rows made under an older one still fit."""
@@ -66,7 +66,7 @@ class Junction:
         """Take over a Plan's knobs. Structure must be the one this junction was built for."""
         if plan.placement(self.node) != self.placement:
             raise PlanError(f"plan {plan.version}: another placement of {self.node!r}; restart the node to take it")
-        self.plan = plan
+        self.plan = self._climb.plan = plan
         self._accepted_plans.add(plan.version)
         self._replier.plan = plan.version
         self._attendance.use(plan)
@@ -152,9 +152,8 @@ class Junction:
         try:
             outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
         except TierlineError:
-            for waiting in [x for i in verdict.ids if (x := self._open.get(i)) is not None and x.state is State.UP]:
-                waiting.waited(j.SEND, self._clock.now_ns())
-                self._answer(waiting, "bad_verdict")
+            for sample in verdict.ids:
+                self._answer_waiting(sample, "bad_verdict")
             return
         now_ns = self._clock.now_ns()
         for row, sample in enumerate(verdict.ids):
@@ -175,17 +174,20 @@ class Junction:
     def refused(self, refused: m.Refused) -> None:
         """The parent cannot use what was escalated."""
         for sample in refused.ids:
-            journey = self._open.get(sample)
-            if journey is not None and journey.state is State.UP:
-                journey.waited(j.SEND, self._clock.now_ns())
-                self._answer(journey, f"refused: {refused.message}")
+            self._answer_waiting(sample, f"refused: {refused.message}")
 
     def parent_down(self) -> None:
         """The parent was lost: what waits for it is answered by the best exit so far."""
-        for journey in [x for x in self._open.values() if x.state is State.UP]:
-            journey.waited(j.SEND, self._clock.now_ns())
-            self._answer(journey, "no_parent")
+        for sample in list(self._open):
+            self._answer_waiting(sample, "no_parent")
         self._replier.flush()
+
+    def _answer_waiting(self, sample: SampleId, reason: str) -> None:
+        """The parent will not answer this sample, if it is one that waits for it."""
+        journey = self._open.get(sample)
+        if journey is not None and journey.state is State.UP:
+            journey.waited(j.SEND, self._clock.now_ns())
+            self._answer(journey, reason)
 
     def stop(self) -> None:
         """The node ends, or takes another Plan: whatever is open is answered by the best exit so far."""
@@ -197,17 +199,12 @@ class Junction:
 
     def pump(self) -> None:
         """Do what has become possible, in batches, until nothing is left."""
-        while self._joined or any(level not in self._busy for level in self._fused):
+        while self._joined or self._climb.has_work():
             if self._joined:
                 batch, self._joined = self._joined[: self.plan.max_batch], self._joined[self.plan.max_batch :]
                 # A sample whose time ran out after its join was answered meanwhile.
                 self._decide_parts([x for x in batch if x.state is State.RUN])
-            for level in [level for level in self._fused if level not in self._busy]:
-                waiting = self._fused.pop(level)
-                batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
-                if rest:
-                    self._fused[level] = rest
-                self._run(level, [x for x in batch if x.state is State.RUN])
+            self._climb.work()
         self._replier.flush()
 
     def next_deadline_ns(self) -> int | None:
@@ -291,7 +288,7 @@ class Junction:
         if name == "*":
             journey.feature, journey.num_views = row.feature, num_views
             journey.joined_ns = journey.mark_ns = self._clock.now_ns()
-            self._enqueue_run(journey)
+            self._climb.enqueue(journey)
         elif journey.state is State.JOIN:
             self._join_if_complete(journey)
 
@@ -353,7 +350,7 @@ class Junction:
         if hard:
             unsure(hard)
 
-    # --- features and Sections --------------------------------------------------------------------------------
+    # --- features ---------------------------------------------------------------------------------------------
 
     def _need_features(self, batch: list[Journey]) -> None:
         """Ask the children for features that did not come with the outputs."""
@@ -363,7 +360,7 @@ class Junction:
             return
         pulls: dict[tuple[str, str], list[SampleId]] = defaultdict(list)
         for journey in batch:
-            if not self._can_climb(journey, 1):
+            if not self._climb.can(journey, 1):
                 continue
             journey.state = State.PULL
             for name, part in journey.parts.items():
@@ -376,114 +373,13 @@ class Junction:
                     self._features_settled(self._open[sample], {self._roles[name]})
         for journey in batch:
             if journey.state is State.PULL and not journey.awaited:
-                self._fuse_later(journey)
+                self._climb.enqueue(journey)
 
     def _features_settled(self, journey: Journey, names: Iterable[str]) -> None:
         journey.awaited.difference_update(names)
         if journey.state is State.PULL and not journey.awaited:
             journey.waited(j.PULL, self._clock.now_ns())
-            self._fuse_later(journey)
-
-    def _fuse_later(self, journey: Journey) -> None:
-        journey.level = 0
-        self._enqueue_run(journey)
-
-    def _enqueue_run(self, journey: Journey) -> None:
-        journey.state = State.RUN
-        self._fused[journey.level].append(journey)
-
-    def _run(self, level: int, batch: list[Journey]) -> None:
-        """From level's features to the next Section here, or up to the parent."""
-        if not batch:
-            return
-        started_ns = self._clock.now_ns()
-        for journey in batch:
-            journey.waited(j.QUEUE, started_ns)
-        runner = self._levels[level]
-        if batch[0].feature is None:
-            assert runner.feature_spec is not None
-            rows = [[x.parts[n].feature if n in x.parts else None for x in batch] for n in runner.parts]
-            feature_B = runner.fuse_features(*stack(rows, runner.feature_spec))
-        else:
-            feature_B = np.stack([x.feature for x in batch if x.feature is not None])
-        now_ns = self._clock.now_ns()
-        for journey in batch:
-            journey.spend(j.AGGREGATE, now_ns - started_ns)
-            journey.mark_ns = now_ns
-        if level + 1 not in self.placement.runs:
-            self._escalate(batch, level, feature_B)
-            return
-        self._busy.add(level)
-        self.counts["batches"] += 1
-        self.counts["batched"] += len(batch)
-        self._port.run(level + 1, "*", feature_B, lambda outputs, ns: self._ran(level, batch, outputs, ns))
-
-    def _ran(self, below: int, batch: list[Journey], outputs: Arrays, engine_ns: int) -> None:
-        """A Section's outputs are here."""
-        self._busy.discard(below)
-        now_ns = self._clock.now_ns()
-        for journey in batch:
-            journey.waited(j.QUEUE, now_ns - engine_ns)
-            journey.spend(j.SECTION, engine_ns)
-        alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
-        if not outputs:
-            for row in alive:
-                self._answer(batch[row], "engine")
-            return
-        level = below + 1
-        feature_B = outputs.get(FEATURE)
-        for row in alive:
-            batch[row].feature = None if feature_B is None else feature_B[row]
-        if len(alive) < len(batch):
-            outputs = {name: values[alive] for name, values in outputs.items()}
-        if alive:
-            logits_1BK = outputs[LOGITS][np.newaxis]
-            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
-            self._settle([batch[row] for row in alive], level, fused, now_ns, self._climb)
-
-    def _climb(self, batch: list[Journey]) -> None:
-        for journey in batch:
-            if self._can_climb(journey, journey.level + 1):
-                self._enqueue_run(journey)
-
-    def _can_climb(self, journey: Journey, level: int) -> bool:
-        """Whether the next Section can still answer; if not, the best exit so far does, marked degraded."""
-        if level in self.placement.runs:
-            return True
-        reason = ""
-        if not self._port.parent_is_up():
-            reason = "no_parent"
-        elif self._clock.now_ns() + self._port.parent_rtt_ns() > journey.deadline_ns:
-            reason = "deadline"
-        if reason:
-            self._answer(journey, reason)
-        return not reason
-
-    def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
-        """Send fused features to the parent; from now on the samples wait for its verdict."""
-        started_ns = self._clock.now_ns()
-        payload = encode_fused(self.plan.codecs[level], feature_B)
-        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
-        now_ns = self._clock.now_ns()
-        part = m.Part(
-            level=level,
-            name=self.node,
-            ids=[x.id for x in batch],
-            plan=self.plan.version,
-            budget_ms=[max(0.0, (x.deadline_ns - now_ns - reserve_ns) / 1e6) for x in batch],
-            outputs={},
-            feature=payload,
-            fused=True,
-            num_views=[x.num_views for x in batch],
-        )
-        sent = self._port.to_parent(part)
-        for journey in batch:
-            journey.spend(j.ENCODE, now_ns - started_ns)
-            journey.mark_ns = now_ns
-            journey.state = State.UP
-            journey.feature = None
-            if not sent:
-                self._answer(journey, "no_parent")
+            self._climb.enqueue(journey)
 
     # --- answering --------------------------------------------------------------------------------------------
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator
+from collections.abc import Container, Hashable, Iterator
+from typing import Generic, TypeVar
 
-from tierline.core.types import SampleId
+_K = TypeVar("_K", bound=Hashable)
 
 
-class Timers:
-    """A heap of (when, sample, kind); entries of samples that are gone are skipped, and dropped when they pile up."""
+class Timers(Generic[_K]):
+    """A heap of (when, sample, kind); entries of samples that are gone are dropped when they pile up."""
 
-    def __init__(self, in_flight: Container[SampleId]) -> None:
+    def __init__(self, in_flight: Container[_K]) -> None:
         self._in_flight = in_flight
-        self._heap: list[tuple[int, int, SampleId, str]] = []
+        self._heap: list[tuple[int, int, _K, str]] = []
         self._count = 0
         self._compact_at = 1024
 
-    def add(self, when_ns: int, sample: SampleId, kind: str) -> None:
+    def add(self, when_ns: int, sample: _K, kind: str) -> None:
         self._count += 1
         heapq.heappush(self._heap, (when_ns, self._count, sample, kind))
         if len(self._heap) > self._compact_at:
@@ -30,7 +31,7 @@ class Timers:
     def next_ns(self) -> int | None:
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now_ns: int) -> Iterator[tuple[SampleId, str]]:
+    def due(self, now_ns: int) -> Iterator[tuple[_K, str]]:
         """Take what is due, in order."""
         while self._heap and self._heap[0][0] <= now_ns:
             _, _, sample, kind = heapq.heappop(self._heap)

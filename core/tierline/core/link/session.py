@@ -61,7 +61,7 @@ class Session:
         return Open(self.node, self.epoch, self.peer_epoch, self._received)
 
     def opened(self, peer: Open) -> list[Frame]:
-        """Take the peer's first words; returns the kept frames to send again."""
+        """Take the peer's first words; returns the kept frames to send again. Raises BadFrame."""
         if peer.epoch != self.peer_epoch:
             self.peer_epoch = peer.epoch
             self._received = self._told = 0
@@ -87,7 +87,8 @@ class Session:
         return frame
 
     def receive(self, frame: Frame, now_ns: int) -> Body | None:
-        """The body to deliver, or None for a duplicate or a bare acknowledgement. Raises BadFrame on a gap."""
+        """The body to deliver, or None for a duplicate or a bare acknowledgement. Raises BadFrame on a gap, or where it
+        acknowledges what was never sent."""
         self._acknowledge(frame.ack, now_ns)
         if frame.body is None or frame.seq <= self._received:
             return None
@@ -105,6 +106,8 @@ class Session:
         return self._received
 
     def _acknowledge(self, ack: int, now_ns: int) -> None:
+        if ack >= self._next_seq:
+            raise BadFrame(f"acknowledges frame {ack}, {self._next_seq - 1} were sent")
         while self._posted and self._posted[0].seq <= ack:
             posted = self._posted.popleft()
             self.unacked_bytes -= posted.num_bytes

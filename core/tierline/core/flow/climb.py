@@ -1,0 +1,172 @@
+"""From a level's fused features to the next level: through the Section that runs here, or up to the parent.
+
+One batch per level runs at a time; what comes meanwhile makes the next batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from tierline.core.flow import journey as j
+from tierline.core.flow.coding import encode_fused
+from tierline.core.flow.journey import Journey, State
+from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
+from tierline.core.flow.port import Port
+from tierline.core.link import messages as m
+from tierline.core.plan import Placement, Plan
+from tierline.core.protocols import Clock
+from tierline.core.types import Array, Arrays
+
+
+class Settle(Protocol):
+    """Decides an exit for a batch; `unsure` takes those that do not leave."""
+
+    def __call__(
+        self,
+        batch: list[Journey],
+        level: int,
+        outputs: Arrays,
+        started_ns: int,
+        unsure: Callable[[list[Journey]], None],
+    ) -> None: ...
+
+
+class Climb:
+    """Samples that no exit so far was sure of."""
+
+    plan: Plan
+
+    def __init__(
+        self,
+        node: str,
+        placement: Placement,
+        levels: Levels,
+        port: Port,
+        clock: Clock,
+        counts: dict[str, int],
+        *,
+        settle: Settle,
+        answer: Callable[[Journey, str], None],
+    ) -> None:
+        """`answer(journey, reason)` ends a sample with its best exit so far, degraded unless the reason is empty."""
+        self._node, self._placement, self._levels, self._port, self._clock = node, placement, levels, port, clock
+        self._counts, self._settle, self._answer = counts, settle, answer
+        self._waiting: dict[int, list[Journey]] = defaultdict(list)
+        """By the level whose features they hold."""
+        self._busy: set[int] = set()
+
+    def can(self, journey: Journey, level: int) -> bool:
+        """Whether level's Section can still answer; if not, the best exit so far does, marked degraded."""
+        if level in self._placement.runs:
+            return True
+        reason = ""
+        if not self._port.parent_is_up():
+            reason = "no_parent"
+        elif self._clock.now_ns() + self._port.parent_rtt_ns() > journey.deadline_ns:
+            reason = "deadline"
+        if reason:
+            self._answer(journey, reason)
+        return not reason
+
+    def enqueue(self, journey: Journey) -> None:
+        """All features of `journey.level` that will come are here."""
+        journey.state = State.RUN
+        self._waiting[journey.level].append(journey)
+
+    def has_work(self) -> bool:
+        return any(level not in self._busy for level in self._waiting)
+
+    def work(self) -> None:
+        """Start one batch of every level that is free."""
+        for level in [level for level in self._waiting if level not in self._busy]:
+            waiting = self._waiting.pop(level)
+            batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
+            if rest:
+                self._waiting[level] = rest
+            self._start(level, [x for x in batch if x.state is State.RUN])
+
+    def _start(self, level: int, batch: list[Journey]) -> None:
+        if not batch:
+            return
+        started_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.waited(j.QUEUE, started_ns)
+        feature_B = self._fuse(level, batch)
+        now_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.spend(j.AGGREGATE, now_ns - started_ns)
+            journey.mark_ns = now_ns
+        if level + 1 not in self._placement.runs:
+            self._escalate(batch, level, feature_B)
+            return
+        self._busy.add(level)
+        self._counts["batches"] += 1
+        self._counts["batched"] += len(batch)
+        self._port.run(level + 1, "*", feature_B, lambda outputs, ns: self._ran(level, batch, outputs, ns))
+
+    def _fuse(self, level: int, batch: list[Journey]) -> Array:
+        """A batch holds either parts of views, or features that were fused below: never both."""
+        if batch[0].feature is not None:
+            return np.stack([x.feature for x in batch if x.feature is not None])
+        runner = self._levels[level]
+        assert runner.feature_spec is not None
+        rows = [[x.parts[n].feature if n in x.parts else None for x in batch] for n in runner.parts]
+        return runner.fuse_features(*stack(rows, runner.feature_spec))
+
+    def _ran(self, below: int, batch: list[Journey], outputs: Arrays, engine_ns: int) -> None:
+        """A Section's outputs are here."""
+        self._busy.discard(below)
+        now_ns = self._clock.now_ns()
+        for journey in batch:
+            journey.waited(j.QUEUE, now_ns - engine_ns)
+            journey.spend(j.SECTION, engine_ns)
+            journey.mark_ns = now_ns
+        alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
+        if not outputs:
+            for row in alive:
+                self._answer(batch[row], "engine")
+            return
+        level = below + 1
+        feature_B = outputs.get(FEATURE)
+        for row in alive:
+            batch[row].feature = None if feature_B is None else feature_B[row]
+        logits_BK = outputs[LOGITS] if len(alive) == len(batch) else outputs[LOGITS][alive]
+        if alive:
+            logits_1BK = logits_BK[np.newaxis]
+            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
+            self._settle([batch[row] for row in alive], level, fused, now_ns, self._onwards)
+
+    def _onwards(self, batch: list[Journey]) -> None:
+        for journey in batch:
+            if self.can(journey, journey.level + 1):
+                self.enqueue(journey)
+
+    def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
+        """Send fused features to the parent; from now on the samples wait for its verdict."""
+        started_ns = self._clock.now_ns()
+        payload = encode_fused(self.plan.codecs[level], feature_B)
+        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
+        now_ns = self._clock.now_ns()
+        part = m.Part(
+            level=level,
+            name=self._node,
+            ids=[x.id for x in batch],
+            plan=self.plan.version,
+            budget_ms=[max(0.0, (x.deadline_ns - now_ns - reserve_ns) / 1e6) for x in batch],
+            outputs={},
+            feature=payload,
+            fused=True,
+            num_views=[x.num_views for x in batch],
+        )
+        sent = self._port.to_parent(part)
+        for journey in batch:
+            journey.spend(j.ENCODE, now_ns - started_ns)
+            journey.mark_ns = now_ns
+            journey.state = State.UP
+            journey.feature = None
+            if not sent:
+                self._answer(journey, "no_parent")
