@@ -45,6 +45,8 @@ class FleetSpec:
     tls: bool = False
     metrics: bool = False
     """Whether every node serves Prometheus metrics."""
+    access: bool = False
+    """Whether nodes that host views listen without children, too, so that programs can ask them."""
 
     def root(self) -> HierarchyNode:
         """The node without a parent, which runs as the cloud. Raises ConfigError unless it is one, without views."""
@@ -79,7 +81,11 @@ class Addresses:
 
 def choose_addresses(spec: FleetSpec) -> Addresses:
     """Free loopback ports, all different; they are free again when this returns, and used soon after."""
-    nodes = [node.id for node in spec.hierarchy.nodes if not node.parent or spec.hierarchy.children(node.id)]
+    nodes = [
+        node.id
+        for node in spec.hierarchy.nodes
+        if not node.parent or spec.hierarchy.children(node.id) or (spec.access and node.views)
+    ]
     metrics = [node.id for node in spec.hierarchy.nodes] if spec.metrics else []
     relays = dict.fromkeys((n.parent, spec.link_of(n)) for n in spec.hierarchy.nodes if n.parent and spec.link_of(n))
     with contextlib.ExitStack() as stack:

@@ -42,6 +42,7 @@ def fleet_spec(loaded: Loaded[HierarchyFile], run_dir: Path, bundle: Path | None
         sinks={node.id: [_sink(loaded, up, node, run_dir)] for node in hosts},
         link=up.link or None,
         tls=up.tls,
+        access=True,
     )
 
 
