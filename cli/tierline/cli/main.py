@@ -6,6 +6,7 @@ should not carry the packages behind the other commands (65 ms and 6 MiB with ty
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. See docs/exit-codes.md."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # gRPC's core would add lines of its own to standard error; it reads this once, when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         if arguments[:2] in (["edge", "run"], ["cloud", "run"]):
             from tierline.cli.run import run_node

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import KeysView
 
 from tierline.core.plan import Placement, Plan
+from tierline.core.types import SampleId
 
 STARTUP_GRACE_NS = 5_000_000_000
 """A hierarchy that starts together is waited for this long, so that its first samples have all their views."""
@@ -19,6 +20,10 @@ class Attendance:
         self._present: dict[str, set[str]] = {"": set(placement.views.values())}
         self._children: dict[str, set[str]] = {}
         self._to_come: dict[str, set[str]] = {}
+        self._latest: dict[str, SampleId] = {}
+        """By view. Its samples come in order, so nobody waits for it at a sample that it has passed."""
+        self._is_ordered = True
+        """Until a view goes back, as programs that number their own samples may."""
 
     def use(self, plan: Plan) -> None:
         """Learn from the Plan which children bring views."""
@@ -34,14 +39,37 @@ class Attendance:
 
     def down(self, child: str) -> None:
         self._present.pop(child, None)
+        for view in self.brings(child):
+            self._latest.pop(view, None)
 
     def brings(self, child: str) -> set[str]:
         """The Bundle's views that the Plan lets come over this child."""
         return self._children.get(child, set())
 
-    def is_complete(self, parts: KeysView[str], now_ns: int) -> bool:
+    def arrived(self, view: str, sample: SampleId) -> bool:
+        """Note a view's sample; whether it skipped some, where others may be waiting for it."""
+        latest = self._latest.get(view)
+        self._latest[view] = sample
+        if latest is None or (latest.origin, latest.epoch) != (sample.origin, sample.epoch):
+            return True
+        self._is_ordered = self._is_ordered and sample.seq >= latest.seq
+        return sample.seq > latest.seq + 1
+
+    def is_complete(self, sample: SampleId, parts: KeysView[str], now_ns: int) -> bool:
         """Whether nobody is left to wait for."""
-        return all(views <= parts for views in self._present.values()) and not self.still_waits(parts, now_ns)
+        for views in self._present.values():
+            if not views <= parts and not all(self._has_passed(view, sample) for view in views - parts):
+                return False
+        return not self.still_waits(parts, now_ns)
+
+    def _has_passed(self, view: str, sample: SampleId) -> bool:
+        latest = self._latest.get(view)
+        return (
+            self._is_ordered
+            and latest is not None
+            and latest.seq > sample.seq
+            and (latest.origin, latest.epoch) == (sample.origin, sample.epoch)
+        )
 
     def still_waits(self, parts: KeysView[str], now_ns: int) -> bool:
         """Whether a child that has never connected may still bring what is missing."""

@@ -266,6 +266,9 @@ class Junction:
         return logits_BK, feature_B, role
 
     def _take(self, row: PartRow, sample: SampleId, level: int, name: str, deadline_ns: int, num_views: int) -> None:
+        if name != "*" and self.plan.join.by != "none" and self._attendance.arrived(name, sample):
+            for waiting in [x for x in self._open.values() if x.state is State.JOIN]:
+                self._join_if_complete(waiting)
         answered = self._answered.get(sample)
         if answered is not None:
             self.counts["late"] += 1
@@ -294,7 +297,7 @@ class Junction:
 
     def _join_if_complete(self, journey: Journey) -> None:
         now_ns = self._clock.now_ns()
-        if self.plan.join.by == "none" or self._attendance.is_complete(journey.parts.keys(), now_ns):
+        if self.plan.join.by == "none" or self._attendance.is_complete(journey.id, journey.parts.keys(), now_ns):
             self._joined_now(journey, now_ns)
 
     def _joined_now(self, journey: Journey, now_ns: int) -> None:
