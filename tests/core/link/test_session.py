@@ -43,7 +43,7 @@ def test_numbers_count_from_one_and_acknowledgements_ride_along() -> None:
 
 
 def test_unacknowledged_bytes_are_counted() -> None:
-    a, b = pair()
+    a, _b = pair()
     a.post(body(1), 0, num_bytes=100)
     a.post(body(2), 0, num_bytes=23)
     assert a.unacked_bytes == 123
