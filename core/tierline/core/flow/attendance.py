@@ -42,6 +42,10 @@ class Attendance:
         for view in self.brings(child):
             self._latest.pop(view, None)
 
+    def children(self) -> list[str]:
+        """Children that are connected."""
+        return [child for child in self._present if child]
+
     def brings(self, child: str) -> set[str]:
         """The Bundle's views that the Plan lets come over this child."""
         return self._children.get(child, set())

@@ -27,6 +27,7 @@ from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_outputs, decode_rows
 from tierline.core.flow.journey import Answered, Journey, PartRow, State
 from tierline.core.flow.levels import LOGITS, Levels, stack
+from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
 from tierline.core.flow.timers import Timers
@@ -56,6 +57,7 @@ class Junction:
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
         self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._settle, answer=self._answer)
+        self._mode: ModeChooser | None = None
         self._attendance = Attendance(node, placement, clock.now_ns())
         self._accepted_plans: set[int] = set()
         """Versions that share our structure: rows made under an older one still fit."""
@@ -70,6 +72,9 @@ class Junction:
         self._accepted_plans.add(plan.version)
         self._replier.plan = plan.version
         self._attendance.use(plan)
+        self._mode = None
+        if plan.mode == "auto" and self.placement.joins and self._levels[0].feature_spec is not None:
+            self._mode = ModeChooser(self._levels[0], plan.codecs[0], self.placement.joins[0])
         self._roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
 
     # --- what arrives -----------------------------------------------------------------------------------------
@@ -77,6 +82,8 @@ class Junction:
     def child_up(self, child: str) -> None:
         """A child connected: samples wait for its views from now on."""
         self._attendance.up(child)
+        if self._mode is not None and self._mode.eager:
+            self._port.to_child(child, m.Mode(0, True))
 
     def child_down(self, child: str) -> None:
         """A child was lost: nobody waits for its views any more."""
@@ -322,7 +329,13 @@ class Junction:
         for journey in batch:
             journey.waited(j.QUEUE, started_ns)
             journey.spend(j.AGGREGATE, fused_ns - started_ns)
-        self._settle(batch, 0, outputs, fused_ns, self._need_features)
+        hard: list[Journey] = []
+        self._settle(batch, 0, outputs, fused_ns, hard.extend)
+        if self._mode is not None and self._mode.decided(len(batch), len(hard)):
+            for child in self._attendance.children():
+                self._port.to_child(child, m.Mode(0, self._mode.eager))
+        if hard:
+            self._need_features(hard)
 
     def _settle(
         self,
