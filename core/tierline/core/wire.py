@@ -6,6 +6,7 @@ raises BadFrame, CorruptPayload or UnknownCodec, never anything else.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -163,7 +164,7 @@ def _part(part: pb.Part) -> m.Part:
         name=part.name,
         ids=ids,
         plan=part.plan,
-        budget_ms=_spread(part.budget_ms, num_rows, "budget_ms"),
+        budget_ms=_finite(_spread(part.budget_ms, num_rows, "budget_ms")),
         outputs=_outputs(part.outputs, num_rows),
         feature=tensor_from_wire(part.feature, num_rows) if part.HasField("feature") else None,
         fused=part.fused,
@@ -216,7 +217,7 @@ def _refused(refused: pb.Refused) -> m.Refused:
 
 
 def _capture(capture: pb.Capture) -> m.CaptureNow:
-    return m.CaptureNow(ids_from_wire(capture.ids), capture.budget_ms)
+    return m.CaptureNow(ids_from_wire(capture.ids), _finite([capture.budget_ms])[0])
 
 
 def _mode(mode: pb.Mode) -> m.Mode:
@@ -262,6 +263,12 @@ def _outputs(outputs: Iterable[tensor_pb2.NamedTensor], num_rows: int) -> dict[s
 def _shared(values: Sequence[_N]) -> Sequence[_N]:
     """One entry where all rows agree."""
     return values[:1] if len(values) > 1 and all(v == values[0] for v in values) else values
+
+
+def _finite(budget_ms: list[float]) -> list[float]:
+    if not all(map(math.isfinite, budget_ms)):
+        raise BadFrame("budget_ms: not a finite number")
+    return budget_ms
 
 
 def _spread(values: Iterable[_N], num_rows: int, what: str) -> list[_N]:

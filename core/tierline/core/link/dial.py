@@ -82,7 +82,12 @@ class Dialler:
             self._was_up = False
             try:
                 await self._connect_once()
-            except errors.LinkUnavailable as error:
+            except errors.PeerRejected:
+                raise
+            except (errors.LinkError, errors.CodecError) as error:
+                # A link that worked is worth another try, whatever ended it; silence always is.
+                if not (self._was_up or isinstance(error, (errors.LinkUnavailable, errors.LinkTimeout))):
+                    raise
                 self.last_error = str(error)
                 if not self._was_up and self._tls is not None:
                     # gRPC calls a foreign certificate an unreachable peer.
@@ -139,14 +144,17 @@ class Dialler:
     async def _stream(self, channel: grpc.aio.Channel, fleet: Any, heartbeat_s: float) -> None:
         call: Any = channel.stream_stream(EXCHANGE)()
         await call.write(self.link.opening())
-        first = await call.read()
+        try:
+            first = await asyncio.wait_for(call.read(), JOIN_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise errors.LinkTimeout(f"{self.address}: did not open the stream in {JOIN_TIMEOUT_S:g} s") from None
         if first is grpc.aio.EOF:
             raise grpc_error_of(await call.code(), await call.details(), self.address)
         self.link.opened(first)
         self._was_up = True
         self._on_change(True)
         attending = asyncio.create_task(self._attend(fleet, heartbeat_s))
-        serving = asyncio.create_task(self.link.serve(_reader(call), call.write))
+        serving = asyncio.create_task(self.link.serve(_reader(call), _writer(call)))
         try:
             done, _ = await asyncio.wait((attending, serving), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -208,6 +216,15 @@ def _reader(call: Any) -> Callable[[], Awaitable[bytes | None]]:
         return None if raw is grpc.aio.EOF else raw
 
     return read
+
+
+def _writer(call: Any) -> Callable[[bytes], Awaitable[None]]:
+    async def write(raw: bytes) -> None:
+        # The stream has ended, then: the reader learns why.
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await call.write(raw)
+
+    return write
 
 
 async def _fetch(fleet: Any, digest: str) -> bytes:

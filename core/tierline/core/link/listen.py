@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -77,6 +77,8 @@ class Listener:
         self.address = address
         self.links: dict[str, Link] = {}
         self._streams: dict[str, asyncio.Task[Any]] = {}
+        self._ended: weakref.WeakKeyDictionary[asyncio.Task[Any], errors.TierlineError] = weakref.WeakKeyDictionary()
+        """Why streams that are being cancelled have to end."""
         self._attending: dict[str, asyncio.Queue[bytes]] = {}
         self.server = grpc.aio.server(options=CHANNEL_OPTIONS)
         fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(self, desk), self.server)
@@ -124,7 +126,7 @@ class Listener:
         except errors.TierlineError as error:
             await abort(context, error)
             return
-        await self._replace(link.peer)
+        await self._replace(link.peer)  # nothing may wait between here and the entry below
         task = asyncio.current_task()
         assert task is not None
         self._streams[link.peer] = task
@@ -135,6 +137,12 @@ class Listener:
             await link.serve(_reader(context), context.write)
         except errors.TierlineError as error:
             await abort(context, error)
+        except asyncio.CancelledError:
+            # gRPC tells a cancelled stream's peer nothing.
+            reason = self._ended.pop(task, None)
+            if reason is None:
+                raise
+            await abort(context, reason)
         finally:
             if self._streams.get(link.peer) is task:
                 del self._streams[link.peer]
@@ -146,6 +154,10 @@ class Listener:
         node = getattr(opening, "node", None)
         if not isinstance(node, str):
             raise errors.BadFrame("the first frame of a stream must be Open")
+        return self.check_joined(context, node)
+
+    def check_joined(self, context: Context, node: str) -> Link:
+        """The link of a node that joined. Raises PeerRejected, SecurityError."""
         link = self.links.get(node)
         if link is None:
             raise errors.PeerRejected(f"node {node!r} has not joined {self._node!r}; call Fleet.Join first")
@@ -166,11 +178,13 @@ class Listener:
 
     async def _replace(self, node: str) -> None:
         """A node has one stream: a new one ends the old, which TCP may believe alive for minutes."""
-        old = self._streams.get(node)
-        if old is not None:
-            old.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await asyncio.wait((old,))
+        while (old := self._streams.get(node)) is not None:
+            self._end(old, errors.PeerRejected(f"another process has connected as {node!r}; a node runs once"))
+            await asyncio.wait((old,))
+
+    def _end(self, stream: asyncio.Task[Any], reason: errors.TierlineError) -> None:
+        self._ended[stream] = reason
+        stream.cancel()
 
     def join(self, hello: Hello) -> Welcome:
         """Admit a child and give it a link; joining again is harmless."""
@@ -192,7 +206,7 @@ class Listener:
             del self._attending[node]
             stream = self._streams.get(node)
             if stream is not None:
-                stream.cancel()
+                self._end(stream, errors.LinkTimeout(f"the heartbeats of {node!r} ended"))
 
 
 class _FleetService(fleet_pb2_grpc.FleetServicer):
@@ -240,9 +254,11 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                 if beat is grpc.aio.EOF:
                     return
                 if plans is None:
-                    self._listener.check_identity(context, beat.node)
+                    self._listener.check_joined(context, beat.node)
                     node, plans = beat.node, self._listener.plans_for(beat.node)
-                self._desk.beat(Beat(beat.node, beat.epoch, beat.status, beat.rtt_ms))
+                if beat.node != node:
+                    raise errors.BadFrame(f"a heartbeat of {beat.node!r} among those of {node!r}")
+                self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms))
                 beats += 1
                 yield fleet_pb2.Directive(beat=beats)
                 while not plans.empty():

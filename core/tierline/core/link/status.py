@@ -23,7 +23,16 @@ _STATUS: tuple[tuple[type[errors.TierlineError], grpc.StatusCode], ...] = (
     (errors.LinkUnavailable, grpc.StatusCode.UNAVAILABLE),
 )
 
-RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        # What gRPC makes of a connection that broke while writing, and of a peer that stumbled: no refusal of ours.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 
 
 def status_of(error: errors.TierlineError) -> grpc.StatusCode:
