@@ -1,7 +1,9 @@
 """Asks a running hierarchy: its status, the answer to an image of our own, and the answers it gives by itself.
 
-tierline up examples/hierarchy.toml          # in another terminal; it prints where `gate` takes questions
-python examples/client.py 127.0.0.1:PORT build/digits/samples.npz
+    tierline up examples/hierarchy.toml    # in another terminal
+    python examples/client.py 127.0.0.1:PORT build/digits/samples.npz
+
+`tierline up` prints where `gate` takes questions.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_up_runs_until_told_to_stop(home: Path, number: int) -> None:
     }
     assert (stderr, process.returncode) == ("", 0)
     for node in ("device-0", "device-1"):
-        assert f"{node} takes questions on 127.0.0.1:" in rest
+        assert f"{node} takes questions on 127.0.0.1:" in "".join(lines)
     assert rest.endswith("stopping\nall stopped\n")
     assert sum("an answer" in line for line in [*lines, *rest.splitlines()]) == 4
 

@@ -53,10 +53,10 @@ def up(
     )
     try:
         fleet.start(wait_s)
-        _say(f"{num_nodes} nodes run, the root listens on {fleet.address(fleet.root)}; Ctrl-C stops them")
         for node in spec.hierarchy.nodes:
             if node.views:
                 _say(f"{node.id} takes questions on {fleet.address(node.id)}")
+        _say(f"{num_nodes} nodes run, the root listens on {fleet.address(fleet.root)}; Ctrl-C stops them")
         while True:
             time.sleep(_LOOK_S)
             fleet.check()
