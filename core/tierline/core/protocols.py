@@ -6,7 +6,7 @@ Shape legend: B batch, N parts (views) of one sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tierline.core.telemetry.ledger import Ledger
@@ -152,7 +152,8 @@ class Outcome:
     plan: int
     ledger: Ledger
     truth: int | None = None
-    extra: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
+    """Identity of the run of the hierarchy, given by its root."""
 
 
 class Sink(Protocol):

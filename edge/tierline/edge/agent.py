@@ -159,7 +159,7 @@ class Agent:
             bundle = self._given
         else:
             bundle = await self._store.get(welcome.bundle_digest, welcome.manifest, plan, self._id, fetch)
-        self.host.desk.run = welcome.run
+        self.node.run_id = welcome.run
         self._adopt(plan, bundle)
         self._store.remember(plan)
         if not plan.placement(self._id).joins:

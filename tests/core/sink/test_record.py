@@ -7,7 +7,7 @@ import pytest
 from tierline.core.errors import DataError
 from tierline.core.protocols import Outcome
 from tierline.core.telemetry.ledger import SPANS, Hop
-from tierline.core.telemetry.record import outcome_line, outcome_record, read_outcome
+from tierline.core.telemetry.record import outcome_line, outcome_record, read_outcome, trace_id
 from tierline.core.types import Answer, NodeId, SampleId
 
 SPANS_NS = tuple(1_000_003 * i for i in range(len(SPANS)))
@@ -22,7 +22,7 @@ OUTCOME = Outcome(
     plan=5,
     ledger=(Hop("dev-1", "device", 12_345_678, SPANS_NS), Hop("cloud", "cloud", 1, (0,) * len(SPANS))),
     truth=2,
-    extra={"score": 0.25},
+    run="cloud-1f",
 )
 
 
@@ -42,7 +42,8 @@ def test_the_shape_is_fixed() -> None:
         "plan": 5,
         "truth": 2,
         "total_ms": 12.345678,
-        "extra": {"score": 0.25},
+        "run": "cloud-1f",
+        "trace": trace_id("cloud-1f", OUTCOME.id),
     }
     assert hops[0]["node"] == "dev-1" and hops[0]["tier"] == "device" and hops[0]["residence_ms"] == 12.345678
     assert hops[0]["spans_ms"]["preprocess"] == 1.000003 and "capture" not in hops[0]["spans_ms"]

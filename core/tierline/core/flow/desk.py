@@ -19,10 +19,8 @@ from tierline.core.link.messages import Body
 class Desk:
     """Implements `ParentDesk` around a Node."""
 
-    def __init__(self, node: Node, run: str) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.run = run
-        """Identity of this run of the hierarchy, given by the root."""
         self._beats: dict[str, dict[str, Any]] = {}
 
     def admit(self, hello: Hello) -> Welcome:
@@ -55,7 +53,7 @@ class Desk:
             plan_digest=plan.digest(),
             bundle_digest=bundle.digest,
             manifest=(bundle.folder / MANIFEST).read_bytes(),
-            run=self.run,
+            run=node.run_id,
         )
 
     def child_up(self, link: Link) -> None:

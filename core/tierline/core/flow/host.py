@@ -105,7 +105,8 @@ class Host:
         self.node = Node(
             node_id, new_epoch(), self.clock, engine, on_outcome=on_outcome, on_answered=self.metrics.answered
         )
-        self.desk = Desk(self.node, run)
+        self.node.run_id = run
+        self.desk = Desk(self.node)
         self.tls = tls
         self.listener: Listener | None = None
         self._metrics_listen = metrics_listen

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class Node:
         self.flow: Junction | Forwarder | None = None
         self.parent: Link | None = None
         self.children: dict[str, Link] = {}
+        self.run_id = ""
+        """Identity of this run of the hierarchy, given by the root: records carry it."""
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
         self._engine = engine
@@ -236,7 +238,7 @@ class Node:
         return self.parent.rtt_ns if self.parent is not None else 0
 
     def outcome(self, outcome: Outcome) -> None:
-        self._on_outcome(outcome)
+        self._on_outcome(replace(outcome, run=self.run_id))
 
     def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
         self._on_answered(exit_name, residence_ns, queue_ns)

@@ -1,7 +1,8 @@
 """The JSON shape of an Outcome: what sinks write and reports read. Durations in ms, written from integer ns.
 
     {"id": {"origin", "epoch", "seq"}, "view", "label", "index", "confidence", "exit", "degraded", "reason",
-     "num_views", "plan", "truth", "total_ms", "hops": [{"node", "tier", "residence_ms", "spans_ms": {...}}], "extra"}
+     "num_views", "plan", "truth", "total_ms", "hops": [{"node", "tier", "residence_ms", "spans_ms": {...}}],
+     "run", "trace"}
 
 `total_ms` is the residence at the origin, 0 without a ledger; spans of 0 are left out.
 """
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -46,8 +48,14 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
             }
             for hop in outcome.ledger
         ],
-        "extra": {key: float(value) for key, value in outcome.extra.items()},
+        "run": outcome.run,
+        "trace": trace_id(outcome.run, outcome.id),
     }
+
+
+def trace_id(run: str, sample: SampleId) -> str:
+    """W3C trace id of a sample (32 hexadecimal digits): the same at every node, so that records can be joined."""
+    return blake2b(f"{run}/{sample}".encode(), digest_size=16).hexdigest()
 
 
 def outcome_line(outcome: Outcome) -> bytes:
@@ -75,7 +83,7 @@ def _from_record(record: Mapping[str, Any]) -> Outcome:
         plan=record["plan"],
         ledger=tuple(_hop(hop) for hop in record["hops"]),
         truth=record["truth"],
-        extra=dict(record["extra"]),
+        run=record["run"],
     )
 
 
