@@ -12,7 +12,7 @@ from typing import Any
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
-from tierline.cli.trial.hierarchy import device_of, trial_spec
+from tierline.cli.trial.hierarchy import device_of, trial_hierarchy, trial_spec
 from tierline.cli.trial.training import announce, require_torch
 from tierline.core.bundle import Bundle
 from tierline.core.errors import NodeFailed, UsageError
@@ -74,10 +74,10 @@ def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
     """The whole demonstration; the report as JSON values."""
     bundle, samples = prepare(options, run_dir, say)
     views = bundle.manifest.views
-    spec, files = trial_spec(bundle, samples, run_dir, link=options.link, tls=options.tls)
-    thresholds = make_plan(spec.hierarchy, bundle.manifest, bundle.digest).thresholds
-    alone = measure.OneProcess(bundle, samples, thresholds)
+    thresholds = make_plan(trial_hierarchy(bundle), bundle.manifest, bundle.digest).thresholds
+    alone = measure.OneProcess(bundle, samples, thresholds, options.num_samples)
     num_samples = len(alone.labels)
+    spec, files = trial_spec(bundle, samples, run_dir, num_samples=num_samples, link=options.link, tls=options.tls)
     answers = Answers(files)
     watched, lost = views[0], views[-1]
     say(f"starting {len(spec.hierarchy.nodes)} processes; logs in {run_dir / 'logs'}")

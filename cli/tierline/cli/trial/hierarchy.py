@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ def device_of(view: str) -> str:
     return f"device-{view.rpartition('-')[2]}"
 
 
-def trial_hierarchy(views: Sequence[str], with_edge: bool) -> Hierarchy:
+def trial_hierarchy(bundle: Bundle) -> Hierarchy:
+    """Every node a Bundle has work for."""
+    with_edge = any(level.tier is Tier.EDGE for level in bundle.manifest.levels)
     parent = EDGE if with_edge else CLOUD
     nodes = [HierarchyNode(CLOUD, Tier.CLOUD)]
     if with_edge:
         nodes.append(HierarchyNode(EDGE, Tier.EDGE, CLOUD))
-    nodes += [HierarchyNode(device_of(view), Tier.DEVICE, parent, (view,)) for view in views]
+    nodes += [HierarchyNode(device_of(view), Tier.DEVICE, parent, (view,)) for view in bundle.manifest.views]
     return Hierarchy(tuple(nodes))
 
 
@@ -35,6 +37,7 @@ def trial_spec(
     samples: Path,
     run_dir: Path,
     *,
+    num_samples: int = 0,
     link: str = "",
     tls: bool = False,
     rate: float = 0.0,
@@ -44,23 +47,22 @@ def trial_spec(
 ) -> tuple[FleetSpec, dict[str, Path]]:
     """What to start, and the file of answers of each view.
 
-    `rate` 0: closed loop with `in_flight` samples. Else an open loop: the junction asks all devices for a capture at
-    this rate, whatever is still waiting, since clocks of their own would make views of one sample drift apart.
+    `num_samples` 0: all of the file. `rate` 0: closed loop with `in_flight` samples. Else an open loop: the junction
+    asks all devices for a capture at this rate, whatever is still waiting, since clocks of their own would make views
+    of one sample drift apart.
     """
     views = bundle.manifest.views
-    with_edge = any(level.tier is Tier.EDGE for level in bundle.manifest.levels)
     files = {view: run_dir / f"answers-{view}.jsonl" for view in views}
+    uri = f"dataset:{samples}?loop=true&count={num_samples}"
     join = Join(by="sequence", window_ms=2000.0 if link else 500.0)
     if rate:
         join = Join(by="trigger", window_ms=join.window_ms, period_ms=1000.0 / rate)
     spec = FleetSpec(
-        trial_hierarchy(views, with_edge),
+        trial_hierarchy(bundle),
         bundle.folder,
         join=join,
         plan=PlanKnobs(mode=mode, thresholds=dict(thresholds or {})),
-        sources=[
-            SourceConfig(view, f"dataset:{samples}?loop=true", queue="all", in_flight=in_flight) for view in views
-        ],
+        sources=[SourceConfig(view, uri, queue="all", in_flight=in_flight) for view in views],
         sinks={device_of(view): [f"jsonl:{path}"] for view, path in files.items()},
         link=link or None,
         tls=tls,

@@ -34,8 +34,10 @@ def load_samples(path: Path, bundle: Bundle) -> tuple[Array, Array]:
 class OneProcess:
     """The same Bundle and engine without links: accuracy of each exit alone, and the answers to compare with."""
 
-    def __init__(self, bundle: Bundle, samples: Path, thresholds: Mapping[str, float]) -> None:
-        views_NS, self.labels = load_samples(samples, bundle)
+    def __init__(self, bundle: Bundle, samples: Path, thresholds: Mapping[str, float], most: int) -> None:
+        """At most so many samples of the file."""
+        views_NS, labels = load_samples(samples, bundle)
+        views_NS, self.labels = views_NS[:, :most], labels[:most]
         oracle = Oracle(bundle, engine_maker("onnxruntime"))
         outputs = oracle.exits(views_NS)
         self.exit_names, self.index_S = oracle.answers(views_NS, thresholds)
@@ -77,12 +79,16 @@ def link_bytes(status: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
 
 
 def formula_bytes(bundle: Bundle, local_share: float) -> float:
-    """DDNN's `4 |C| + (1 - l) f o / 8`: what a device sends per sample, framing apart."""
+    """DDNN's `4 |C| + (1 - l) f o / 8`: what a device sends per sample, framing apart.
+
+    A lone device scores its own exit (BranchyNet) and has nobody to send `4 |C|` bytes of scores to.
+    """
     level: Level = bundle.manifest.levels[0]
     section = next(iter(level.sections.values()))
     logits, feature = section.outputs[LOGITS].spec, section.outputs["feature"].spec
     _, coded = codec_for(level.feature_codec).size_bounds(feature)
-    return round(logits.nbytes() + (1.0 - local_share) * coded, 2)
+    scores = logits.nbytes() if len(bundle.manifest.views) > 1 else 0
+    return round(scores + (1.0 - local_share) * coded, 2)
 
 
 def raw_bytes(bundle: Bundle) -> int:
@@ -102,7 +108,7 @@ def report(
     num_views: int,
 ) -> dict[str, Any]:
     """Everything but the lost device. `answers`: of one view, by sample."""
-    latency = LatencyReport.of(r for r in all_answers.each() if r["num_views"] == num_views).to_dict()["latency_ms"]
+    measured = LatencyReport.of(r for r in all_answers.each() if r["num_views"] == num_views).to_dict()
     exits = [record["exit"] for record in answers.values()]
     share = {name: exits.count(name) / len(exits) for name in bundle.manifest.exits()}
     sizes = link_bytes(status, bundle)
@@ -112,7 +118,8 @@ def report(
         "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answers)},
         "exit_share": share,
         "bytes_per_sample": sizes,
-        "latency_ms": latency,
+        "accuracy_by_exit": measured["accuracy_by_exit"],
+        "latency_ms": measured["latency_ms"],
         "thresholds": dict(thresholds),
         "predictions": {"samples": len(answers), "equal_to_one_process": alone.num_equal(answers)},
         "processes": 1 + len(status),
