@@ -86,9 +86,8 @@ class Child:
         self.want = ""
         epoch = new_epoch()
         self.link = Link(Session(name, epoch), MonotonicClock(), self._body)
-        values: dict[str, Any] = {
-            "node": name, "tier": "device", "epoch": epoch, "views": (), "bundle_digest": "", "codecs": (), "version": "0"
-        }  # fmt: skip
+        values: dict[str, Any] = dict.fromkeys(("tier", "bundle_digest", "version"), "")
+        values.update(node=name, epoch=epoch, views=(), codecs=())
         self.dialler = Dialler(
             address,
             self.link,
@@ -273,26 +272,21 @@ def test_a_child_that_restarts_supersedes_itself() -> None:
     run(main)
 
 
-def test_two_new_streams_at_once_leave_one() -> None:
+def test_of_several_streams_the_last_is_served() -> None:
     async def main() -> None:
         desk = Desk()
-        async with parent(desk=desk) as listener:
+        async with parent(desk=desk) as listener, grpc.aio.insecure_channel(listener.address) as channel:
             listener.join(Hello("a", "device", 1, (), "", (), ""))
-            async with grpc.aio.insecure_channel(listener.address) as channel:
-                calls = []
-                for epoch in range(1, 4):
-                    call = channel.stream_stream(EXCHANGE)()
-                    await call.write(opening("a", epoch))
-                    calls.append(call)
-                await until(lambda: len(desk.up) == 3)
-                await until(lambda: len(listener._streams) == 1)
-                last = calls[-1]
-                assert await last.read() is not grpc.aio.EOF
-                listener.links["a"].post(mode(1))
-                assert await last.read() is not grpc.aio.EOF
-                for call in calls[:-1]:
-                    assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
-                last.cancel()
+            calls: list[Any] = []
+            for epoch in range(1, 4):
+                calls.append(channel.stream_stream(EXCHANGE)())
+                await calls[-1].write(opening("a", epoch))
+                assert await calls[-1].read() is not grpc.aio.EOF
+            for call in calls[:2]:
+                assert await refusal(call) == (grpc.StatusCode.FAILED_PRECONDITION, "rejected")
+            listener.links["a"].post(mode(1))
+            assert await calls[2].read() is not grpc.aio.EOF
+            calls[2].cancel()
 
     run(main)
 
@@ -397,8 +391,8 @@ def test_a_bad_frame_of_the_parent_does_not_end_the_child() -> None:
         desk = Desk()
         async with parent(desk=desk) as listener, child("a", listener.address) as a:
             await until(lambda: a.link.is_up)
-            listener.links["a"]._outbox.append(Frame(77, 0, mode(1)))
-            listener.links["a"]._wake.set()
+            listener.links["a"]._session._next_seq = 77
+            listener.links["a"].post(mode(1))
             await until(lambda: a.changes == [True, False, True])
             listener.links["a"].post(mode(2))
             await until(lambda: a.bodies == [mode(2)])
@@ -428,14 +422,13 @@ def test_a_silent_child_is_declared_dead(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_silent_parent_is_declared_dead() -> None:
     async def main() -> None:
         desk = Desk()
-        async with parent(desk=desk) as listener, relay(listener.address) as (address, cut):
-            async with child("a", address) as a:
-                await until(lambda: a.link.is_up and desk.beats)
-                cut.freeze()
-                await until(lambda: a.changes == [True, False])
-                assert "no sign of life" in a.dialler.last_error
-                cut()
-                await until(lambda: a.changes == [True, False, True])
+        async with parent(desk=desk) as listener, relay(listener.address) as (address, cut), child("a", address) as a:
+            await until(lambda: a.link.is_up and desk.beats)
+            cut.freeze()
+            await until(lambda: a.changes == [True, False])
+            assert "no sign of life" in a.dialler.last_error
+            cut()
+            await until(lambda: a.changes == [True, False, True])
 
     run(main)
 

@@ -99,6 +99,11 @@ class Link:
         """Smoothed time from posting a message to its acknowledgement, the peer's work included; 0 until known."""
         return self._session.rtt_ns
 
+    @property
+    def peer_epoch(self) -> int:
+        """Which process of the peer this is; 0 until known."""
+        return self._session.peer_epoch
+
     def profile(self) -> LinkProfile:
         return LinkProfile(self._session.rtt_ns / 1e6, self._session.num_unacked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
@@ -142,7 +143,10 @@ class Listener:
             reason = self._ended.pop(task, None)
             if reason is None:
                 raise
-            await abort(context, reason)
+            with contextlib.suppress(
+                grpc.aio.InternalError
+            ):  # a write that is under way cannot be followed by a status
+                await abort(context, reason)
         finally:
             if self._streams.get(link.peer) is task:
                 del self._streams[link.peer]
@@ -200,12 +204,12 @@ class Listener:
         self._attending[node] = queue
         return queue
 
-    def left(self, node: str, queue: asyncio.Queue[bytes]) -> None:
-        """A child's heartbeats ended: its stream, if any is left, ends too."""
+    def left(self, node: str, epoch: int, queue: asyncio.Queue[bytes]) -> None:
+        """The heartbeats of a child's process ended: its stream, if any is left, ends too."""
         if self._attending.get(node) is queue:
             del self._attending[node]
             stream = self._streams.get(node)
-            if stream is not None:
+            if stream is not None and self.links[node].peer_epoch == epoch:
                 self._end(stream, errors.LinkTimeout(f"the heartbeats of {node!r} ended"))
 
 
@@ -247,7 +251,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         )
 
     async def Attend(self, request_iterator: Any, context: Any) -> AsyncIterator[fleet_pb2.Directive]:
-        node, plans, beats = "", None, 0
+        node, epoch, plans, beats = "", 0, None, 0
         try:
             while True:
                 beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
@@ -255,7 +259,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                     return
                 if plans is None:
                     self._listener.check_joined(context, beat.node)
-                    node, plans = beat.node, self._listener.plans_for(beat.node)
+                    node, epoch, plans = beat.node, beat.epoch, self._listener.plans_for(beat.node)
                 if beat.node != node:
                     raise errors.BadFrame(f"a heartbeat of {beat.node!r} among those of {node!r}")
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms))
@@ -271,7 +275,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             await abort(context, error)
         finally:
             if plans is not None:
-                self._listener.left(node, plans)
+                self._listener.left(node, epoch, plans)
 
     async def Fetch(self, request: fleet_pb2.FetchRequest, context: Any) -> AsyncIterator[fleet_pb2.Chunk]:
         try:
