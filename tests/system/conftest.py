@@ -104,6 +104,7 @@ def start_fleet(
     *,
     hosts: Sequence[Sequence[str]] = tuple((view,) for view in VIEWS),
     query: str = "",
+    samples: Path = ASSETS / "samples.npz",
     join: Join | None = None,
     thresholds: Mapping[str, float] | None = None,
     in_flight: int = 1,
@@ -118,7 +119,7 @@ def start_fleet(
         join=join or Join(by="sequence", window_ms=5000.0),
         plan=PlanKnobs(budget_ms=30_000.0, thresholds=dict(thresholds or {}), **knobs),
         # A device with several views writes one file; tests look at records by their own view.
-        sources=[SourceConfig(v, f"dataset:{ASSETS}/samples.npz{query}", in_flight=in_flight) for v in files],
+        sources=[SourceConfig(v, f"dataset:{samples}{query}", in_flight=in_flight) for v in files],
         sinks={f"device-{i}": [f"jsonl:{folder}/device-{i}.jsonl"] for i in range(len(hosts))},
         tls=tls,
     )

@@ -25,6 +25,18 @@ LOGITS_BYTES, FEATURE_BYTES, FUSED_BYTES = 4 * 10, 8 * 16 // 8, 16 * 16 // 8
 """4 |C|; f o / 8 of a device with 8 filters of 4x4; the edge node's 16 filters of 4x4."""
 
 
+def one_process(assets: Path, images: Any) -> tuple[list[str], list[int]]:
+    """Exit and class of each sample by the same Bundle and engine without links; `images` per view."""
+    bundle = Bundle.open(assets)
+    assert bundle.manifest.calibration
+    preprocess = Preprocessor(bundle.manifest.preprocess)
+    views_NS = np.stack([preprocess.many(images[n], n) for n in range(6)])
+    exits, index_S = Oracle(bundle, engine_maker("onnxruntime")).answers(
+        views_NS, bundle.manifest.calibration.thresholds
+    )
+    return exits, index_S.tolist()
+
+
 class Run:
     """One pass over all samples: every record and the last status."""
 
@@ -61,16 +73,12 @@ def test_every_sample_is_answered_exactly_once_per_view(passed: Run, num_samples
 
 
 def test_predictions_equal_one_process(passed: Run, assets: Path) -> None:
-    bundle = Bundle.open(assets)
-    calibration = bundle.manifest.calibration
-    assert calibration
     with np.load(assets / "samples.npz") as file:
-        views_NS = Preprocessor(bundle.manifest.preprocess).views(file["images"])
-        labels = file["labels"]
-    exits, index_S = Oracle(bundle, engine_maker("onnxruntime")).answers(views_NS, calibration.thresholds)
+        images, labels = file["images"], file["labels"]
+    exits, index_S = one_process(assets, [images] * 6)
     records = sorted(passed.answers["device-0"], key=lambda r: r["id"]["seq"])
     assert [r["exit"] for r in records] == exits
-    assert [r["index"] for r in records] == index_S.tolist()
+    assert [r["index"] for r in records] == index_S
     assert [r["truth"] for r in records] == labels.tolist()
     assert len(set(exits)) == 3  # otherwise not every way was taken
 
@@ -115,6 +123,18 @@ def test_the_ledger_adds_up(passed: Run) -> None:
     shares = LatencyReport.of(records).residual_share_p50
     assert set(shares) == {"device", "edge", "cloud"}
     assert all(abs(share) <= 0.05 for share in shares.values()), shares
+
+
+def test_each_device_reads_its_own_view(start: Any, assets: Path, tmp_path: Path) -> None:
+    """A file with an image per view: no device takes another's."""
+    with np.load(assets / "samples.npz") as file:
+        images, labels = file["images"][:60], file["labels"][:60]
+    views = np.stack([np.roll(images, n, axis=0) for n in range(6)])
+    np.savez(tmp_path / "views.npz", views=views.swapaxes(0, 1), labels=labels)
+    exits, index_S = one_process(assets, views)
+    with start(tmp_path, samples=tmp_path / "views.npz") as world:
+        records = sorted(world.until_answered(60)["device-5"], key=lambda r: r["id"]["seq"])
+    assert [(r["exit"], r["index"]) for r in records] == list(zip(exits, index_S, strict=True))
 
 
 def exit_counts(start: Any, folder: Path, threshold: float, num: int) -> Counter[str]:

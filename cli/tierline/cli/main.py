@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. See docs/exit-codes.md."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # gRPC's core would add lines of its own to standard error; it reads this once, when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if arguments[:2] in (["edge", "run"], ["cloud", "run"]):
             from tierline.cli.run import run_node

@@ -26,11 +26,12 @@ from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
 from tierline.core.plan import Plan, parse_plan
+from tierline.core.protocols import Source
 from tierline.core.types import NodeId
 from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
-from tierline.edge.config import AgentConfig
+from tierline.edge.config import AgentConfig, SourceConfig
 from tierline.edge.service import access_handlers
 
 LOG = logging.getLogger("tierline.edge")
@@ -72,12 +73,7 @@ class Agent:
         self.cameras = Cameras(
             self.node,
             [
-                Camera(
-                    source.view,
-                    open_source(source.uri, source.view, index, queue=source.queue if _is_live(source.uri) else None),
-                    source.in_flight,
-                    source.budget_ms,
-                )
+                Camera(source.view, _open(source, index), source.in_flight, source.budget_ms)
                 for index, source in enumerate(config.source)
             ],
             [open_sink(sink.uri) for sink in config.sink],
@@ -99,6 +95,7 @@ class Agent:
                 self._adopt(*known)
                 LOG.warning("no parent in reach: answering alone with plan %d", known[0].version)
             self._check_views()
+            self._take_columns()
             ready(await self.host.start())
             tasks.append(asyncio.create_task(self.cameras.run()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -187,6 +184,15 @@ class Agent:
             LOG.warning("lost %s: answering alone until it is back", self._config.node.parent)
         self.node.parent_changed(is_up)
 
+    def _take_columns(self) -> None:
+        """Files that hold every view are read at the view of the Bundle that ours plays; the Plan says which."""
+        node = self.node
+        assert node.flow is not None and node.bundle is not None
+        for index, source in enumerate(self._config.source):
+            column = node.bundle.manifest.views.index(node.flow.placement.views[source.view])
+            if column != index:
+                self.cameras.replace(source.view, _open(source, column))
+
     def _check_views(self) -> None:
         plan, config = self.node.plan, self._config
         assert plan is not None
@@ -197,6 +203,10 @@ class Agent:
                     f"source.view = {source.view!r}: plan {plan.version} places "
                     f"{', '.join(sorted(placed)) or 'no view'} at {self._id!r}; change the agent file or the hierarchy"
                 )
+
+
+def _open(source: SourceConfig, column: int) -> Source:
+    return open_source(source.uri, source.view, column, queue=source.queue if _is_live(source.uri) else None)
 
 
 def _is_live(uri: str) -> bool:

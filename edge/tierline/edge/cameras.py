@@ -50,6 +50,10 @@ class Cameras:
         self._requested: set[tuple[str, SampleId]] = set()
         node.on_capture_now = self._capture_now
 
+    def replace(self, view: str, source: Source) -> None:
+        """Another source for a view, before `run`."""
+        self._cameras[view].source = source
+
     def outcome(self, outcome: Outcome) -> None:
         """The node's answer to one view: on to the sinks, and room for the view's next sample."""
         self._outcomes.put_nowait(outcome)

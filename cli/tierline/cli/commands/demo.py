@@ -29,9 +29,12 @@ def demo(
     output: OutputOption = None,
 ) -> None:
     """Run devices, an edge node and a cloud as processes over real samples; lose a device; report."""
+    from tierline.cli.relay.profile import parse_link
     from tierline.cli.trial.demo import DemoOptions, run_demo
     from tierline.cli.trial.show import show
 
+    if link:
+        parse_link(link)
     options = DemoOptions(data, devices, retrain, link, tls, seed, samples)
 
     def say(line: str) -> None:

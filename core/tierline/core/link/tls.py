@@ -168,7 +168,10 @@ async def explain_failure(address: str, ca_pem: bytes, tls: TlsFiles | None, tim
         accepted = await asyncio.wait_for(_is_answered(host, port, context), timeout_s)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code not in (_WRONG_NAME, _WRONG_ADDRESS):
-            return SecurityError(f"{address}: the server's certificate {_verdict(error, 'the authority trusted here')}")
+            verdict = _verdict(error, "the authority trusted here")
+            return SecurityError(
+                f"{address}: the server's certificate {verdict}; renew it there, or join its fleet (`node join`)"
+            )
         context.check_hostname = False
         listed = ""
         with contextlib.suppress(OSError, asyncio.TimeoutError):
