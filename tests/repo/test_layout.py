@@ -24,7 +24,7 @@ CORE = {
     "codec", "engine", "exit", "aggregate", "task", "source", "sink", "link", "flow", "telemetry",
 }
 # fmt: on
-MAX_LINES = 500
+MAX_LINES = {"product": 500, "tests": 750}
 
 
 def test_nothing_hides_the_namespace(root: Path) -> None:
@@ -49,4 +49,5 @@ def test_core_modules_are_a_closed_list(tracked: list[str]) -> None:
 def test_python_files_are_short(root: Path, tracked: list[str]) -> None:
     written = [p for p in tracked if p.endswith(".py") and not p.endswith(("_pb2.py", "_pb2_grpc.py"))]
     lines = {p: len((root / p).read_text("utf-8").splitlines()) for p in written}
-    assert {p: n for p, n in lines.items() if n >= MAX_LINES} == {}
+    limit = {p: MAX_LINES["tests" if p.startswith("tests/") else "product"] for p in lines}
+    assert {p: n for p, n in lines.items() if n >= limit[p]} == {}

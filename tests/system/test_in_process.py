@@ -76,7 +76,7 @@ class InProcess:
         return [json.loads(line) for line in lines]
 
     async def _until_answered(self, num_answers: int) -> None:
-        while sum(path.read_bytes().count(b"\n") for path in self.folder.glob("*.jsonl")) < num_answers:
+        while sum(path.read_bytes().count(b"\n") for path in self.folder.glob("*.jsonl")) < num_answers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def _start(self, run: Any, config: Any) -> str:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
@@ -50,7 +48,7 @@ def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path
     if not options.retrain:
         if options.data != "digits" or options.devices != 6 or options.seed != 0:
             raise UsageError("the Bundle that comes with tierline is digits on 6 devices; add --retrain for another")
-        return Bundle.open(ASSETS), _first(ASSETS / SAMPLES, options.num_samples, run_dir / SAMPLES)
+        return Bundle.open(ASSETS), ASSETS / SAMPLES
     require_torch("--retrain")
     from tierline.models.make import train_bundle, write_samples
 
@@ -70,16 +68,6 @@ def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path
     write_samples(samples, dataset, options.num_samples)
     say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {bundle.folder}")
     return bundle, samples
-
-
-def _first(samples: Path, num: int, shorter: Path) -> Path:
-    """The file itself where it holds no more samples, else a copy of the first ones."""
-    with np.load(samples) as arrays:
-        found = dict(arrays)
-    if num >= len(found["labels"]):
-        return samples
-    np.savez(shorter, **{name: array[:num] for name, array in found.items()})
-    return shorter
 
 
 def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
