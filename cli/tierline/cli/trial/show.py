@@ -27,7 +27,7 @@ def show(report: Mapping[str, Any], form: Format, output: Path | None) -> None:
             console.print(table)
             console.print()
         for line in _summary(report):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=True)
         if output is not None:
             write(sink.getvalue(), output)
 
