@@ -26,7 +26,7 @@ def tables(report: Report) -> list[Table]:
 
 def latency_table(report: Report) -> Table:
     """End-to-end milliseconds and the share of answers, per exit and in total."""
-    table = _table("End-to-end latency", "exit", "answers", "share", "p50 ms", "p90 ms", "p99 ms")
+    table = _table("End-to-end latency, one answer per view", "exit", "answers", "share", "p50 ms", "p90 ms", "p99 ms")
     latency = report["latency_ms"]
     shares = report.get("exit_share", {})
     for name in dict.fromkeys([*shares, *latency["by_exit"]]):
@@ -72,7 +72,6 @@ def bytes_table(bytes_per_sample: Mapping[str, Any]) -> Table:
 
 def accuracy_table(report: Report) -> Table:
     """Accuracy of every exit over all samples, and over the samples that left there where the report has it."""
-    table = _table("Accuracy", "exit", "all samples", "answered there")
     accuracy, answered = report["accuracy"], report.get("accuracy_by_exit", {})
     rows: dict[str, Any] = {}
     for name, value in accuracy.items():
@@ -80,8 +79,10 @@ def accuracy_table(report: Report) -> Table:
             rows |= {f"{name} {i}": member for i, member in enumerate(value)}
         else:
             rows[name] = value
+    table = _table("Accuracy", "exit", "all samples", *(("answered there",) if answered else ()))
     for name in dict.fromkeys([*answered, *rows]):
-        table.add_row(name.replace("_", " "), _percent(rows.get(name)), _percent(answered.get(name)))
+        cells = [_percent(rows.get(name))] + ([_percent(answered.get(name))] if answered else [])
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 

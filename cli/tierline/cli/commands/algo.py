@@ -33,6 +33,10 @@ def ls(
     emit(rows, form, output)
 
 
+_URI_TYPES = ("int", "float", "bool", "str")
+_GIVEN = ("location", "view", "view_index")
+
+
 @app.command()
 def show(room: str, name: str, output: OutputOption = None) -> None:
     """Print an algorithm's documentation and its options."""
@@ -40,8 +44,12 @@ def show(room: str, name: str, output: OutputOption = None) -> None:
     signature = inspect.signature(cls)
     options = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     parts = [f"{room} {name}", _doc(room, name), inspect.getdoc(cls) or ""]
+    title = "Options"
+    if room in ("source", "sink"):  # the rest is given by tierline
+        title = "Options, after `?` in the URI"
+        options = [p for p in options if p.annotation in _URI_TYPES and p.name not in _GIVEN]
     if options:
-        parts.append("Options:\n" + "\n".join(f"  {_option(option)}" for option in options))
+        parts.append(f"{title}:\n" + "\n".join(f"  {_option(option)}" for option in options))
     write("\n\n".join(filter(None, parts)) + "\n", output)
 
 
