@@ -25,9 +25,9 @@ from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
-from tierline.core.plan import Plan, parse_plan
+from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
 from tierline.core.protocols import Source
-from tierline.core.types import NodeId
+from tierline.core.types import NodeId, Tier
 from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
@@ -80,20 +80,22 @@ class Agent:
         )
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         self._adopted, self._connected = asyncio.Event(), asyncio.Event()
+        self._is_stopping = False
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
         known = self._store.last() if self._given is None else None
-        if self._dialler is None and known is None:
-            raise ConfigError("node.parent is empty and there is no Plan from an earlier run: give a parent to join")
+        if self._dialler is None:
+            known = self._plan_for_one()
         dialling = asyncio.create_task(self._dialler.run()) if self._dialler is not None else None
         tasks = [dialling] if dialling is not None else []
         try:
-            # A parent in reach knows the current Plan; the last one is for when there is none.
-            await _first(self._connected.wait(), dialling, ALONE_AFTER_S if known is not None else None)
+            if dialling is not None:
+                # A parent in reach knows the current Plan; the last one is for when there is none.
+                await _first(self._connected.wait(), dialling, ALONE_AFTER_S if known is not None else None)
             if not self._adopted.is_set() and known is not None:
                 self._adopt(*known)
-                LOG.warning("no parent in reach: answering alone with plan %d", known[0].version)
+                LOG.info("no parent: answering alone with plan %d", known[0].version)
             self._check_views()
             self._take_columns()
             ready(await self.host.start())
@@ -102,11 +104,20 @@ class Agent:
             for task in done:
                 task.result()
         finally:
+            self._is_stopping = True
             self.node.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.host.stop()
+
+    def _plan_for_one(self) -> tuple[Plan, Bundle]:
+        """Without a parent this node is the whole hierarchy: it hosts every view and runs every Section."""
+        if self._given is None:
+            raise ConfigError("neither node.parent nor bundle is set: nothing says what to run; set one")
+        views = tuple(source.view for source in self._config.source)
+        alone = Hierarchy((HierarchyNode(self._id, Tier.EDGE, "", views),))
+        return make_plan(alone, self._given.manifest, self._given.digest, join=Join(by="sequence")), self._given
 
     # --- the link to the parent -------------------------------------------------------------------------------
 
@@ -180,7 +191,7 @@ class Agent:
         if is_up:
             self._connected.set()
             LOG.info("connected to %s", self._config.node.parent)
-        else:
+        elif not self._is_stopping:
             LOG.warning("lost %s: answering alone until it is back", self._config.node.parent)
         self.node.parent_changed(is_up)
 
