@@ -121,7 +121,11 @@ def report(
         "accuracy_by_exit": measured["accuracy_by_exit"],
         "latency_ms": measured["latency_ms"],
         "thresholds": dict(thresholds),
-        "predictions": {"samples": len(answers), "equal_to_one_process": alone.num_equal(answers)},
+        "predictions": {
+            "samples": len(answers),
+            "equal_to_one_process": alone.num_equal(answers),
+            "torch_disagreement": bundle.manifest.origin.get("torch_disagreement", ""),
+        },
         "processes": 1 + len(status),
         "model": f"{bundle.manifest.name}@{bundle.manifest.version}",
         "root": CLOUD,
