@@ -233,6 +233,12 @@ def _junctions(hierarchy: Hierarchy, manifest: Manifest) -> list[str]:
         if not node.views:
             continue
         path = hierarchy.path_to_root(node.id)
+        for above in path[1:-1]:
+            if above.tier is Tier.DEVICE:
+                raise PlanError(
+                    f"hierarchy: the views of {node.id!r} cannot pass through the device {above.id!r}; "
+                    f"make {above.id!r} an edge node"
+                )
         if len(node.views) < len(manifest.views):
             while path[0].tier is Tier.DEVICE and len(path) > 1:
                 path.pop(0)

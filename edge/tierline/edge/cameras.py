@@ -72,6 +72,10 @@ class Cameras:
         """This sample did not come from the view's source: its outcome makes no room there."""
         self._requested.add((view, sample))
 
+    def forget(self, view: str, sample: SampleId) -> None:
+        """What was expected was refused, and has no outcome."""
+        self._requested.discard((view, sample))
+
     def subscribe(self) -> asyncio.Queue[Outcome]:
         """Outcomes from now on; a subscriber that does not keep up misses some."""
         queue: asyncio.Queue[Outcome] = asyncio.Queue(maxsize=MAX_UNDELIVERED)

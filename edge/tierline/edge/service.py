@@ -82,7 +82,11 @@ class _Access:
         try:
             for view, image in images.items():
                 cameras.expect(view, sample)
-                node.capture(view, seq, image, capture_ns=0, truth=None, budget_ms=request.budget_ms, id_=sample)
+                try:
+                    node.capture(view, seq, image, capture_ns=0, truth=None, budget_ms=request.budget_ms, id_=sample)
+                except TierlineError:
+                    cameras.forget(view, sample)
+                    raise
             while waiting:
                 outcome = await queue.get()
                 if outcome.id == sample:

@@ -68,9 +68,16 @@ class Desk:
     def beat(self, beat: Beat) -> None:
         try:
             status = json.loads(beat.status or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             status = {}
-        self._beats[beat.node] = status if isinstance(status, dict) else {}
+        # A child speaks for what is below it: records, under names that the Plan knows, and not for this node.
+        known = self.node.plan.nodes if self.node.plan is not None else {}
+        records = status.items() if isinstance(status, dict) else ()
+        self._beats[beat.node] = {
+            name: record
+            for name, record in records
+            if name in known and name != self.node.id and isinstance(record, dict)
+        }
 
     def file(self, digest: str) -> bytes:
         bundle = self.node.bundle

@@ -1,0 +1,35 @@
+"""What children tell about themselves is heard, never obeyed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bench import TickingClock
+from tiny_bundle import three_tiers
+
+from tierline.core.bundle import Bundle
+from tierline.core.flow.desk import Desk
+from tierline.core.flow.node import EngineSettings, Node
+from tierline.core.link.fleet import Beat
+from tierline.core.plan import make_plan
+
+
+@pytest.mark.parametrize(
+    "status",
+    [b"", b"\xff", b"[]", b"[" * 100_000, b'{"device-left": 3}', b'{"edge": {"tier": "mine"}, "stranger": {}}'],
+)
+def test_a_strange_status_of_a_child(tiny_bundle: Bundle, status: bytes) -> None:
+    def nothing(*_: Any) -> None:
+        return None
+
+    node = Node("edge", 1, TickingClock(), EngineSettings(), on_outcome=nothing, on_answered=nothing)
+    node.adopt(make_plan(three_tiers(), tiny_bundle.manifest, tiny_bundle.digest), tiny_bundle)
+    desk = Desk(node)
+    desk.beat(Beat("device-left", 1, status, 0.0))
+    record = json.loads(desk.status())
+    assert set(record) == {"edge"} and record["edge"]["tier"] == "edge"
+    desk.beat(Beat("device-left", 1, b'{"device-left": {"tier": "device"}}', 0.0))
+    assert json.loads(desk.status())["device-left"] == {"tier": "device", "connected": False}
+    node.close()
