@@ -176,6 +176,13 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     for file in manifest.files:
         if Path(file).name != file or file in ("", "..", MANIFEST) or "\0" in file:
             raise BundleError(f"{where}: file name {file!r} must be a plain name inside the Bundle")
+    named = [manifest.task]
+    for level in manifest.levels:
+        named += [level.exit.rule, level.exit.aggregator, level.feature_aggregator, level.feature_codec]
+    for name in named:
+        # The catalogue also loads files by path; a Bundle, which may come over a link, must never make it do so.
+        if not name.isidentifier():
+            raise BundleError(f"{where}: {name!r} is no name of an algorithm")
     return manifest
 
 

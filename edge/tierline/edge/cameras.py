@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tierline.core.errors import TierlineError
+from tierline.core.errors import PlanError, TierlineError
 from tierline.core.flow.node import Node
 from tierline.core.link.messages import CaptureNow
 from tierline.core.protocols import Capture, Outcome, Sink, Source
@@ -114,18 +114,23 @@ class Cameras:
             if capture is None:
                 LOG.info("view %s: the source has ended", camera.view)
                 return
+            if capture.seq is None and plan is not None and plan.join.by == "sequence":
+                raise PlanError(
+                    f"view {camera.view!r}: its source has no numbers of its own, and the hierarchy joins by sequence; "
+                    'write by = "trigger" (or "none") under [join]'
+                )
             seq = capture.seq if capture.seq is not None else next(counter)
-            if not self._take(camera, capture, seq, id_):
+            if not await self._take(camera, capture, seq, id_):
                 camera.slots.release()
             # A source that never waits must not keep links from being served.
             await asyncio.sleep(0)
 
-    def _take(self, camera: Camera, capture: Capture, seq: int, id_: SampleId | None) -> bool:
+    async def _take(self, camera: Camera, capture: Capture, seq: int, id_: SampleId | None) -> bool:
         plan = self._node.plan
         if id_ is None and plan is not None and plan.join.by == "none":
             id_ = SampleId(NodeId(f"{self._node.id}:{camera.view}"), self._node.epoch, seq)
         try:
-            self._node.capture(
+            await self._node.capture(
                 camera.view,
                 seq,
                 capture.image,

@@ -83,7 +83,9 @@ class _Access:
             for view, image in images.items():
                 cameras.expect(view, sample)
                 try:
-                    node.capture(view, seq, image, capture_ns=0, truth=None, budget_ms=request.budget_ms, id_=sample)
+                    await node.capture(
+                        view, seq, image, capture_ns=0, truth=None, budget_ms=request.budget_ms, id_=sample
+                    )
                 except TierlineError:
                     cameras.forget(view, sample)
                     raise

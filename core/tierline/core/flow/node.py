@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tierline.core.bundle import Bundle
-from tierline.core.errors import TierlineError
+from tierline.core.errors import PlanError, TierlineError
 from tierline.core.flow.forward import Forwarder
-from tierline.core.flow.journey import NUM_SPANS, PREPROCESS, SECTION, PartRow
+from tierline.core.flow.journey import CAPTURE, NUM_SPANS, PREPROCESS, SECTION, PartRow
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, engine_maker
 from tierline.core.flow.port import Done
@@ -26,7 +26,6 @@ from tierline.core.link.link import Link
 from tierline.core.plan import Plan
 from tierline.core.preprocess import Preprocessor
 from tierline.core.protocols import Clock, Outcome
-from tierline.core.telemetry.ledger import SPAN_INDEX
 from tierline.core.types import Array, Arrays, NodeId, SampleId, Tier
 
 
@@ -123,7 +122,7 @@ class Node:
 
     # --- captures ---------------------------------------------------------------------------------------------
 
-    def capture(
+    async def capture(
         self,
         view: str,
         seq: int,
@@ -134,25 +133,36 @@ class Node:
         budget_ms: float,
         id_: SampleId | None = None,
     ) -> SampleId:
-        """Run one raw input through its level-0 Section and into the flow.
+        """Run one raw input through its level-0 Section (here, or on the worker thread where that takes long) and into
+        the flow.
 
         Raises ShapeMismatch, EngineError, AdmissionRefused.
         """
         if self.flow is None or self._levels is None or self._preprocess is None or self.plan is None:
             raise TierlineError(f"{self.id}: no Plan yet")
-        began_ns = self.clock.now_ns()
-        role = self.flow.placement.views[view]
-        levels = self._levels
-        x_B = self._preprocess(image, levels.manifest.views.index(role))[np.newaxis]
-        prepared_ns = self.clock.now_ns()
-        part = levels[0].run(role, x_B)
-        done_ns = self.clock.now_ns()
-        spans = [0] * NUM_SPANS
-        spans[SPAN_INDEX["capture"]] = capture_ns
-        spans[PREPROCESS] = prepared_ns - began_ns
-        spans[SECTION] = done_ns - prepared_ns
+        flow, levels, preprocess = self.flow, self._levels, self._preprocess
+        role = flow.placement.views[view]
+        view_index = levels.manifest.views.index(role)
+
+        def work() -> tuple[Arrays, list[int]]:
+            began_ns = self.clock.now_ns()
+            x_B = preprocess(image, view_index)[np.newaxis]
+            prepared_ns = self.clock.now_ns()
+            outputs = levels[0].run(role, x_B)
+            spans = [0] * NUM_SPANS
+            spans[CAPTURE] = capture_ns
+            spans[PREPROCESS] = prepared_ns - began_ns
+            spans[SECTION] = self.clock.now_ns() - prepared_ns
+            return outputs, spans
+
+        arrived_ns = self.clock.now_ns() - capture_ns
+        if self._row_ns[0, role] < self._engine.inline_ms * 1e6:
+            part, spans = work()
+        else:
+            part, spans = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            if flow is not self.flow:
+                raise PlanError(f"the Plan changed while view {view!r} was being run")
         sample = id_ or SampleId(*self.minter, seq)
-        arrived_ns = began_ns - capture_ns
         row = PartRow(
             owner="",
             name=view,
@@ -163,7 +173,7 @@ class Node:
             truth=truth,
             own_ns=tuple(spans),
         )
-        self.flow.local(view, sample, row, arrived_ns + int((budget_ms or self.plan.budget_ms) * 1e6))
+        flow.local(view, sample, row, arrived_ns + int((budget_ms or self.plan.budget_ms) * 1e6))
         self.schedule()
         return sample
 

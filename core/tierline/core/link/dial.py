@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from tierline.core.link.status import from_rpc
 from tierline.core.link.tls import TlsFiles, explain_failure
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
+LOG = logging.getLogger("tierline.link")
 EXCHANGE = "/tierline.v1.Inference/Exchange"
 JOIN_TIMEOUT_S = 10.0
 
@@ -88,6 +90,8 @@ class Dialler:
                 # A link that worked is worth another try, whatever ended it; silence always is.
                 if not (self._was_up or isinstance(error, (errors.LinkUnavailable, errors.LinkTimeout))):
                     raise
+                if self.last_error != str(error):
+                    LOG.info("%s; trying again", error)
                 self.last_error = str(error)
                 if not self._was_up and self._tls is not None:
                     # gRPC calls a foreign certificate an unreachable peer.
