@@ -140,3 +140,9 @@ def test_what_is_no_manifest_is_one_line(raw: bytes) -> None:
     with pytest.raises(BundleError, match=r"here: not a Bundle manifest") as caught:
         parse_manifest(raw, "here")
     assert "\n" not in str(caught.value)
+
+
+def test_an_algorithm_is_a_name_and_never_a_file(folder: Path) -> None:
+    edit(folder, {"task": "./classification.py"})
+    with pytest.raises(BundleError, match=r"'\./classification\.py' is no name of an algorithm"):
+        Bundle.open(folder)
