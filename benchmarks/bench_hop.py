@@ -154,6 +154,7 @@ class Child:
             prepare=prepare,
             on_change=lambda up: self.up.set() if up else None,
             on_plan=lambda document: None,
+            on_revoked=lambda serials: None,
             credentials=None,
             tls=None,
             rng=random.Random(0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tierline.core.bundle import Bundle
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
+from tierline.core.link.tls import serial_of
 from tierline.core.plan import Join
 from tierline.core.preprocess import Preprocessor
 from tierline.core.telemetry.report import LatencyReport, residuals_ms
@@ -306,3 +308,18 @@ def test_a_foreign_device_is_refused(
     assert line.startswith(f"tierline: {where}: ")
     assert re.search("not signed by|authority", line)
     secured.until("the others go on", lambda: len(secured.news("device-1", mark)) >= 20)
+
+
+def test_a_revoked_device_is_cut_off_by_its_edge_node(secured: Any) -> None:
+    """The cloud keeps the list; the edge node, which the device is connected to, heeds it within two heartbeats."""
+    from tierline.core.invite import InviteStore
+
+    state = secured.fleet.run_dir / "state"
+    serial = serial_of((state / "device-0" / "pki" / "cert.pem").read_bytes())
+    store = InviteStore(state / "cloud")
+    store.record("device-0", serial, (), time.time() + 86400.0)
+    store.revoke("device-0")
+    secured.until("the device's process ends", lambda: "device-0" not in secured.fleet.alive())
+    assert "node 'device-0' was revoked" in secured.fleet.log("device-0").read_text()
+    mark = len(secured.news("device-1"))
+    secured.until("the other goes on", lambda: len(secured.news("device-1", mark)) >= 20)

@@ -47,10 +47,11 @@ class Server:
             metrics_listen=config.metrics.listen,
             tls=tls,
             insecure=config.node.insecure,
-            is_revoked=self._is_revoked if self._store is not None else None,
             run=f"{config.node.id}-{new_epoch():x}",
         )
         self._tls = tls
+        if self._store is not None:
+            self.host.desk.revoked = self._store.revoked_serials
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
@@ -74,10 +75,6 @@ class Server:
             if enrolment is not None:
                 await enrolment.stop(0.5)
             await self.host.stop()
-
-    def _is_revoked(self, node: str, serial: str) -> bool:
-        assert self._store is not None
-        return self._store.is_revoked(node_id=node) or self._store.is_revoked(serial=serial)
 
 
 def load(config: CloudConfig) -> tuple[Bundle, Plan]:

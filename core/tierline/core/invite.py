@@ -172,6 +172,14 @@ class InviteStore:
             rows = db.execute("SELECT revoked FROM certificate WHERE node_id = ?", (node_id,)).fetchall()
         return bool(rows) and all(revoked is not None for (revoked,) in rows)
 
+    def revoked_serials(self) -> tuple[str, ...]:
+        """Of certificates that would otherwise still be valid."""
+        with self._transaction("DEFERRED") as db:
+            rows = db.execute(
+                "SELECT serial FROM certificate WHERE revoked IS NOT NULL AND expires > ?", (self._wall_s(),)
+            ).fetchall()
+        return tuple(serial for (serial,) in rows)
+
     def nodes(self) -> list[NodeRecord]:
         """Every node with a certificate or an open invitation, sorted by id."""
         now = self._wall_s()

@@ -70,6 +70,7 @@ class Agent:
             access=access_handlers(self),
         )
         self.node = self.host.node
+        self.host.desk.revoked = self._store.revoked
         self.cameras = Cameras(
             self.node,
             [
@@ -134,6 +135,7 @@ class Agent:
             prepare=self._prepare,
             on_change=self._on_change,
             on_plan=self._on_plan,
+            on_revoked=self._store.remember_revoked,
             credentials=credentials,
             tls=tls,
             rng=random.Random(f"{self._id}/{node.epoch}"),
@@ -168,6 +170,7 @@ class Agent:
         else:
             bundle = await self._store.get(welcome.bundle_digest, welcome.manifest, plan, self._id, fetch)
         self.node.run_id = welcome.run
+        self._store.remember_revoked(welcome.revoked)
         self._adopt(plan, bundle)
         self._store.remember(plan)
         if not plan.placement(self._id).joins:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from tierline.core.bundle import MANIFEST, Bundle, Manifest, digest_of, parse_manifest
 from tierline.core.errors import ConfigError, DigestMismatch, TierlineError
 from tierline.core.link.fleet import Fetch
 from tierline.core.plan import Placement, Plan, parse_plan
 
 PLAN = "plan.json"
+REVOKED = "revoked.json"
 
 
 class BundleStore:
@@ -26,6 +29,15 @@ class BundleStore:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"node.state_dir = {str(state_dir)!r}: cannot be created ({error.strerror})") from error
+        self._revoked: tuple[str, ...] = ()
+        path = state_dir / REVOKED
+        if path.is_file():
+            try:
+                self._revoked = tuple(msgspec.json.decode(path.read_bytes(), type=list[str]))
+            except msgspec.MsgspecError as error:
+                raise ConfigError(
+                    f"{path}: not a list of serials ({error}); delete it, the parent sends it anew"
+                ) from error
 
     async def get(self, digest: str, manifest: bytes, plan: Plan, node_id: str, fetch: Fetch) -> Bundle:
         """The Bundle with what this node needs of it, fetching what is missing. Raises DigestMismatch."""
@@ -51,6 +63,15 @@ class BundleStore:
     def remember(self, plan: Plan) -> None:
         """Keep the Plan for a start without a parent."""
         _replace(self._root / PLAN, plan.document())
+
+    def remember_revoked(self, serials: tuple[str, ...]) -> None:
+        """Keep what the parent said of revoked certificates, for children that come while it is away."""
+        if serials != self._revoked:
+            self._revoked = serials
+            _replace(self._root / REVOKED, msgspec.json.encode(serials))
+
+    def revoked(self) -> tuple[str, ...]:
+        return self._revoked
 
     def last(self) -> tuple[Plan, Bundle] | None:
         """The last Plan and its Bundle, or None where there is none that can be used."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tierline.v1 import plan_pb2 as tierline_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tierline/v1/fleet.proto\x12\x0btierline.v1\x1a\x16tierline/v1/plan.proto\"\xb8\x01\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05views\x18\x06 \x03(\t\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\tJ\x04\x08\x0b\x10\x10\"\xb4\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\'\n\x04plan\x18\x04 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\x0c\x12\x13\n\x0bheartbeat_s\x18\x07 \x01(\x02\x12\x0b\n\x03run\x18\x08 \x01(\tJ\x04\x08\t\x10\x10\"H\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x0e\n\x06rtt_ms\x18\x04 \x01(\x02\"N\n\tDirective\x12\x0e\n\x04\x62\x65\x61t\x18\x01 \x01(\x04H\x00\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocumentH\x00\x42\x06\n\x04\x62ody\"\x1e\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0f\n\rStatusRequest\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\x32\xf1\x01\n\x05\x46leet\x12\x30\n\x04Join\x12\x12.tierline.v1.Hello\x1a\x14.tierline.v1.Welcome\x12<\n\x06\x41ttend\x12\x16.tierline.v1.Heartbeat\x1a\x16.tierline.v1.Directive(\x01\x30\x01\x12\x38\n\x05\x46\x65tch\x12\x19.tierline.v1.FetchRequest\x1a\x12.tierline.v1.Chunk0\x01\x12>\n\x06Status\x12\x1a.tierline.v1.StatusRequest\x1a\x18.tierline.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tierline/v1/fleet.proto\x12\x0btierline.v1\x1a\x16tierline/v1/plan.proto\"\xb8\x01\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05views\x18\x06 \x03(\t\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\tJ\x04\x08\x0b\x10\x10\"\xc5\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\'\n\x04plan\x18\x04 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\x0c\x12\x13\n\x0bheartbeat_s\x18\x07 \x01(\x02\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\x0f\n\x07revoked\x18\t \x03(\tJ\x04\x08\n\x10\x10\"H\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x0e\n\x06rtt_ms\x18\x04 \x01(\x02\"_\n\tDirective\x12\x0e\n\x04\x62\x65\x61t\x18\x01 \x01(\x04H\x00\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocumentH\x00\x12\x0f\n\x07revoked\x18\x03 \x03(\tB\x06\n\x04\x62ody\"\x1e\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0f\n\rStatusRequest\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\x32\xf1\x01\n\x05\x46leet\x12\x30\n\x04Join\x12\x12.tierline.v1.Hello\x1a\x14.tierline.v1.Welcome\x12<\n\x06\x41ttend\x12\x16.tierline.v1.Heartbeat\x1a\x16.tierline.v1.Directive(\x01\x30\x01\x12\x38\n\x05\x46\x65tch\x12\x19.tierline.v1.FetchRequest\x1a\x12.tierline.v1.Chunk0\x01\x12>\n\x06Status\x12\x1a.tierline.v1.StatusRequest\x1a\x18.tierline.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=65
   _globals['_HELLO']._serialized_end=249
   _globals['_WELCOME']._serialized_start=252
-  _globals['_WELCOME']._serialized_end=432
-  _globals['_HEARTBEAT']._serialized_start=434
-  _globals['_HEARTBEAT']._serialized_end=506
-  _globals['_DIRECTIVE']._serialized_start=508
-  _globals['_DIRECTIVE']._serialized_end=586
-  _globals['_FETCHREQUEST']._serialized_start=588
-  _globals['_FETCHREQUEST']._serialized_end=618
-  _globals['_CHUNK']._serialized_start=620
-  _globals['_CHUNK']._serialized_end=641
-  _globals['_STATUSREQUEST']._serialized_start=643
-  _globals['_STATUSREQUEST']._serialized_end=658
-  _globals['_STATUSREPLY']._serialized_start=660
-  _globals['_STATUSREPLY']._serialized_end=689
-  _globals['_FLEET']._serialized_start=692
-  _globals['_FLEET']._serialized_end=933
+  _globals['_WELCOME']._serialized_end=449
+  _globals['_HEARTBEAT']._serialized_start=451
+  _globals['_HEARTBEAT']._serialized_end=523
+  _globals['_DIRECTIVE']._serialized_start=525
+  _globals['_DIRECTIVE']._serialized_end=620
+  _globals['_FETCHREQUEST']._serialized_start=622
+  _globals['_FETCHREQUEST']._serialized_end=652
+  _globals['_CHUNK']._serialized_start=654
+  _globals['_CHUNK']._serialized_end=675
+  _globals['_STATUSREQUEST']._serialized_start=677
+  _globals['_STATUSREQUEST']._serialized_end=692
+  _globals['_STATUSREPLY']._serialized_start=694
+  _globals['_STATUSREPLY']._serialized_end=723
+  _globals['_FLEET']._serialized_start=726
+  _globals['_FLEET']._serialized_end=967
 # @@protoc_insertion_point(module_scope)

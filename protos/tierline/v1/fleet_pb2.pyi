@@ -83,6 +83,7 @@ class Welcome(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_S_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     parent: _builtins.str
     epoch: _builtins.int
@@ -94,6 +95,10 @@ class Welcome(_message.Message):
     """Identity of this run of the hierarchy: the root makes it, everyone stamps records with it."""
     @_builtins.property
     def plan(self) -> _plan_pb2.PlanDocument: ...
+    @_builtins.property
+    def revoked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Serials of revoked certificates, so that every node that has children refuses them."""
+
     def __init__(
         self,
         *,
@@ -105,10 +110,11 @@ class Welcome(_message.Message):
         manifest: _builtins.bytes = ...,
         heartbeat_s: _builtins.float = ...,
         run: _builtins.str = ...,
+        revoked: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "epoch", b"epoch", "heartbeat_s", b"heartbeat_s", "manifest", b"manifest", "parent", b"parent", "plan", b"plan", "protocol", b"protocol", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "epoch", b"epoch", "heartbeat_s", b"heartbeat_s", "manifest", b"manifest", "parent", b"parent", "plan", b"plan", "protocol", b"protocol", "revoked", b"revoked", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,19 +156,25 @@ class Directive(_message.Message):
 
     BEAT_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     beat: _builtins.int
     """Echo of a heartbeat: the parent lives."""
     @_builtins.property
     def plan(self) -> _plan_pb2.PlanDocument: ...
+    @_builtins.property
+    def revoked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in Welcome; with every beat."""
+
     def __init__(
         self,
         *,
         beat: _builtins.int = ...,
         plan: _plan_pb2.PlanDocument | None = ...,
+        revoked: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "revoked", b"revoked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["beat", "plan"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

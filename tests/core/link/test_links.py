@@ -68,6 +68,9 @@ class Desk:
             raise errors.BundleError(f"no file {digest}")
         return FILE
 
+    def revoked(self) -> tuple[str, ...]:
+        return ()
+
     def is_serving(self) -> bool:
         return self.serving
 
@@ -83,6 +86,7 @@ class Child:
         self.changes: list[bool] = []
         self.fetched: list[bytes] = []
         self.plans: list[bytes] = []
+        self.revoked: list[tuple[str, ...]] = []
         self.want = ""
         epoch = new_epoch()
         self.link = Link(Session(name, epoch), MonotonicClock(), self._body)
@@ -96,6 +100,7 @@ class Child:
             prepare=self._prepare,
             on_change=self.changes.append,
             on_plan=self.plans.append,
+            on_revoked=self.revoked.append,
             credentials=None,
             tls=None,
             rng=random.Random(3),

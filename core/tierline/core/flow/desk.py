@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ class Desk:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.revoked: Callable[[], tuple[str, ...]] = tuple
+        """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
         self._beats: dict[str, dict[str, Any]] = {}
 
     def admit(self, hello: Hello) -> Welcome:
@@ -54,6 +57,7 @@ class Desk:
             bundle_digest=bundle.digest,
             manifest=(bundle.folder / MANIFEST).read_bytes(),
             run=node.run_id,
+            revoked=self.revoked(),
         )
 
     def child_up(self, link: Link) -> None:

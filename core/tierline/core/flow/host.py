@@ -97,7 +97,6 @@ class Host:
         tls: TlsFiles | None = None,
         insecure: bool = False,
         access: Mapping[str, Any] | None = None,
-        is_revoked: Callable[[str, str], bool] | None = None,
         run: str = "",
     ) -> None:
         self.clock = MonotonicClock()
@@ -122,7 +121,6 @@ class Host:
                 clock=self.clock,
                 credentials=server_credentials(tls) if tls is not None else None,
                 access=access,
-                is_revoked=is_revoked,
             )
 
     async def start(self) -> dict[str, Any]:

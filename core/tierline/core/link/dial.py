@@ -62,6 +62,7 @@ class Dialler:
         prepare: Callable[[Welcome, Fetch], Awaitable[None]],
         on_change: Callable[[bool], None],
         on_plan: Callable[[bytes], None],
+        on_revoked: Callable[[tuple[str, ...]], None],
         credentials: grpc.ChannelCredentials | None,
         tls: TlsFiles | None,
         rng: random.Random,
@@ -71,7 +72,7 @@ class Dialler:
         self.link = link
         self.last_error = ""
         self._hello, self._beat, self._prepare = hello, beat, prepare
-        self._on_change, self._on_plan = on_change, on_plan
+        self._on_change, self._on_plan, self._on_revoked = on_change, on_plan, on_revoked
         self._credentials, self._tls = credentials, tls
         self._rng = rng
         self._backoff = backoff or Backoff()
@@ -90,14 +91,14 @@ class Dialler:
                 # A link that worked is worth another try, whatever ended it; silence always is.
                 if not (self._was_up or isinstance(error, (errors.LinkUnavailable, errors.LinkTimeout))):
                     raise
-                if self.last_error != str(error):
-                    LOG.info("%s; trying again", error)
-                self.last_error = str(error)
                 if not self._was_up and self._tls is not None:
                     # gRPC calls a foreign certificate an unreachable peer.
                     cause = await explain_failure(self.address, self._tls.ca.read_bytes(), self._tls)
                     if isinstance(cause, errors.SecurityError):
                         raise cause from error
+                if self.last_error != str(error):
+                    LOG.info("%s; trying again", error)
+                self.last_error = str(error)
             if self._was_up:
                 attempt = 0
             await asyncio.sleep(self._backoff.wait_s(attempt, self._rng))
@@ -142,6 +143,7 @@ class Dialler:
             bundle_digest=reply.bundle_digest,
             manifest=reply.manifest,
             run=reply.run,
+            revoked=tuple(reply.revoked),
             heartbeat_s=reply.heartbeat_s or HEARTBEAT_S,
         )
 
@@ -186,6 +188,7 @@ class Dialler:
         async def listen() -> None:
             async for directive in fleet.Attend(beats()):
                 heard.set()
+                self._on_revoked(tuple(directive.revoked))
                 if directive.HasField("plan"):
                     self._on_plan(directive.plan.document)
 

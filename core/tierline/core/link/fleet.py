@@ -52,6 +52,8 @@ class Welcome:
     manifest: bytes
     run: str
     heartbeat_s: float = HEARTBEAT_S
+    revoked: tuple[str, ...] = ()
+    """Serials of revoked certificates, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ class ParentDesk(Protocol):
         """A file of the Bundle by digest. Raises BundleError."""
         ...
 
+    def revoked(self) -> tuple[str, ...]:
+        """Serials of certificates that count no more; asked at every join, stream and heartbeat."""
+        ...
+
     def is_serving(self) -> bool:
         """Whether samples can be answered, for `grpc.health.v1`."""
         ...
@@ -70,10 +74,8 @@ class Listener:
         clock: Clock,
         credentials: grpc.ServerCredentials | None,
         access: Mapping[str, Any] | None = None,
-        is_revoked: Callable[[str, str], bool] | None = None,
     ) -> None:
-        """`access` adds methods of the Inference service, by name; `is_revoked(node, serial)` is asked at each join."""
-        self._is_revoked = is_revoked or (lambda node, serial: False)
+        """`access` adds methods of the Inference service, by name."""
         self._desk, self._node, self._epoch, self._clock = desk, node, epoch, clock
         self.address = address
         self.links: dict[str, Link] = {}
@@ -177,7 +179,7 @@ class Listener:
         identity = peer_node_id(auth)
         if identity != node:
             raise errors.SecurityError(f"the certificate belongs to {identity or 'no tierline node'}, not to {node!r}")
-        if self._is_revoked(node, serial):
+        if serial in self._desk.revoked():
             raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
     async def _replace(self, node: str) -> None:
@@ -248,6 +250,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
             manifest=welcome.manifest,
             heartbeat_s=welcome.heartbeat_s,
             run=welcome.run,
+            revoked=welcome.revoked,
         )
 
     async def Attend(self, request_iterator: Any, context: Any) -> AsyncIterator[fleet_pb2.Directive]:
@@ -260,11 +263,12 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                 if plans is None:
                     self._listener.check_joined(context, beat.node)
                     node, epoch, plans = beat.node, beat.epoch, self._listener.plans_for(beat.node)
+                self._listener.check_identity(context, node)
                 if beat.node != node:
                     raise errors.BadFrame(f"a heartbeat of {beat.node!r} among those of {node!r}")
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms))
                 beats += 1
-                yield fleet_pb2.Directive(beat=beats)
+                yield fleet_pb2.Directive(beat=beats, revoked=self._desk.revoked())
                 while not plans.empty():
                     yield fleet_pb2.Directive(plan=plan_pb2.PlanDocument(document=plans.get_nowait()))
         except asyncio.TimeoutError:
