@@ -79,7 +79,7 @@ def ls(state_dir: StateDirOption = None, form: FormatOption = Format.TABLE, outp
 def revoke(node_id: str, state_dir: StateDirOption = None) -> None:
     """End a node's certificates and open invitations. Run it on the cloud."""
     _store(state_dir).revoke(node_id)
-    print(f"{node_id}: revoked; the cloud refuses it from its next connection on (edge nodes do not hear of it yet)")
+    print(f"{node_id}: revoked; its connection ends within seconds, wherever it is connected to this fleet")
 
 
 def _cloud(state_dir: Path | None) -> Path:

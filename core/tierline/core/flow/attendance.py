@@ -7,6 +7,8 @@ from collections.abc import KeysView
 from tierline.core.plan import Placement, Plan
 from tierline.core.types import SampleId
 
+MAX_LAG = 1024
+"""A view that is so many samples behind the others (its device restarted from the first) is not waited for."""
 STARTUP_GRACE_NS = 5_000_000_000
 """A hierarchy that starts together is waited for this long, so that its first samples have all their views."""
 
@@ -62,18 +64,16 @@ class Attendance:
     def is_complete(self, sample: SampleId, parts: KeysView[str], now_ns: int) -> bool:
         """Whether nobody is left to wait for."""
         for views in self._present.values():
-            if not views <= parts and not all(self._has_passed(view, sample) for view in views - parts):
+            if not views <= parts and not all(self._is_elsewhere(view, sample) for view in views - parts):
                 return False
         return not self.still_waits(parts, now_ns)
 
-    def _has_passed(self, view: str, sample: SampleId) -> bool:
+    def _is_elsewhere(self, view: str, sample: SampleId) -> bool:
+        """Whether a view has passed this sample, or is so far behind that it will not come in time."""
         latest = self._latest.get(view)
-        return (
-            self._is_ordered
-            and latest is not None
-            and latest.seq > sample.seq
-            and (latest.origin, latest.epoch) == (sample.origin, sample.epoch)
-        )
+        if latest is None or (latest.origin, latest.epoch) != (sample.origin, sample.epoch):
+            return False
+        return sample.seq - latest.seq > MAX_LAG or (self._is_ordered and latest.seq > sample.seq)
 
     def still_waits(self, parts: KeysView[str], now_ns: int) -> bool:
         """Whether a child that has never connected may still bring what is missing."""

@@ -40,7 +40,7 @@ MAX_OPEN = 8192
 """Samples in flight at one junction; more are refused, and their senders answer alone."""
 DEADLINE, WINDOW = "deadline", "window"
 _WAITS = {State.PULL: j.PULL, State.RUN: j.QUEUE, State.UP: j.SEND}
-MAX_ANSWERED = 8192
+MAX_ANSWERED = 4096
 """Verdicts remembered for duplicates and late views."""
 
 
