@@ -79,6 +79,7 @@ class Agent:
             ],
             [open_sink(sink.uri) for sink in config.sink],
         )
+        self.host.metrics.dropped = self.cameras.dropped
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         self._adopted, self._connected = asyncio.Event(), asyncio.Event()
         self._is_stopping = False

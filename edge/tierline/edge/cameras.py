@@ -68,6 +68,10 @@ class Cameras:
             if not queue.full():
                 queue.put_nowait(outcome)
 
+    def dropped(self) -> dict[str, int]:
+        """Frames that newer ones replaced, by view."""
+        return {view: camera.source.num_dropped for view, camera in self._cameras.items()}
+
     def expect(self, view: str, sample: SampleId) -> None:
         """This sample did not come from the view's source: its outcome makes no room there."""
         self._requested.add((view, sample))

@@ -24,7 +24,7 @@ def test_a_strange_status_of_a_child(tiny_bundle: Bundle, status: bytes) -> None
     def nothing(*_: Any) -> None:
         return None
 
-    node = Node("edge", 1, TickingClock(), EngineSettings(), on_outcome=nothing, on_answered=nothing)
+    node = Node("edge", 1, TickingClock(), EngineSettings(), on_outcome=nothing, on_answered=nothing, on_batch=nothing)
     node.adopt(make_plan(three_tiers(), tiny_bundle.manifest, tiny_bundle.digest), tiny_bundle)
     desk = Desk(node)
     desk.beat(Beat("device-left", 1, status, 0.0))

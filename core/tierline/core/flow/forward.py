@@ -13,7 +13,7 @@ import numpy as np
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.coding import codec_for, decode_outputs, encode_outputs
-from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow
+from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow, count_degraded
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import make_outcome
@@ -189,7 +189,7 @@ class Forwarder:
         rows = [[x.row.logits_K if name == role else None] for name in runner.parts]
         outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
         answered = Answered(runner.exit_name, {name: values[0] for name, values in outputs.items()}, 1, reason)
-        self.counts["degraded"] += 1
+        count_degraded(self.counts, reason)
         self._finish(sample, x, answered, (), now_ns)
 
     def _finish(

@@ -41,6 +41,11 @@ class NodeMetrics:
         self._connected = self.registry.gauge(names.NODE_CONNECTED)
         self._in_flight = self.registry.gauge(names.SAMPLES_IN_FLIGHT).at()
         self._errors = self.registry.counter(names.ERRORS_TOTAL)
+        self._degraded = self.registry.counter(names.DEGRADED_TOTAL)
+        self._dropped = self.registry.counter(names.SOURCE_DROPPED_TOTAL)
+        self._batch = self.registry.histogram(names.BATCH_SIZE).at()
+        self.dropped: Callable[[], Mapping[str, int]] = dict
+        """Frames dropped by view; set by whoever has sources."""
         self._node_id, self._tier = node_id, ""
         self._answers: list[tuple[str, int, int]] = []
         self._seen: dict[tuple[str, ...], float] = {}
@@ -50,6 +55,10 @@ class NodeMetrics:
         self._answers.append((exit_name, residence_ns, queue_ns))
         if len(self._answers) >= MAX_UNCOUNTED:
             self._count()
+
+    def batch(self, num_rows: int) -> None:
+        """A Section ran on so many samples at once."""
+        self._batch.observe(num_rows)
 
     def _count(self) -> None:
         answers, self._answers = self._answers, []
@@ -66,8 +75,13 @@ class NodeMetrics:
         self._count()
         self.registry.gauge(names.BUILD_INFO).at(version=own_version(), node=self._node_id, tier=self._tier).set(1)
         self._in_flight.set(node.flow.num_open)
-        for code in ("refused", "late", "degraded"):
-            self._grow(self._errors.at(code=code), ("count", code), node.flow.counts.get(code, 0))
+        counts = node.flow.counts
+        for code in ("refused", "late"):
+            self._grow(self._errors.at(code=code), ("count", code), counts.get(code, 0))
+        for key in [key for key in counts if key.startswith("degraded:")]:
+            self._grow(self._degraded.at(reason=key.partition(":")[2]), ("count", key), counts[key])
+        for view, dropped in self.dropped().items():
+            self._grow(self._dropped.at(view=view), ("dropped", view), dropped)
         links = {**node.children, **({"parent": node.parent} if node.parent is not None else {})}
         for name, link in links.items():
             self._connected.at(node=name).set(1.0 if link.is_up else 0.0)
@@ -102,7 +116,13 @@ class Host:
         self.clock = MonotonicClock()
         self.metrics = NodeMetrics(node_id)
         self.node = Node(
-            node_id, new_epoch(), self.clock, engine, on_outcome=on_outcome, on_answered=self.metrics.answered
+            node_id,
+            new_epoch(),
+            self.clock,
+            engine,
+            on_outcome=on_outcome,
+            on_answered=self.metrics.answered,
+            on_batch=self.metrics.batch,
         )
         self.node.run_id = run
         self.desk = Desk(self.node)

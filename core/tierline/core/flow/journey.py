@@ -105,6 +105,12 @@ class Journey:
         return (now_ns - part.arrived_ns, *spans)
 
 
+def count_degraded(counts: dict[str, int], reason: str) -> None:
+    """In all, and by kind of reason: what follows a colon is for people."""
+    counts["degraded"] += 1
+    counts[f"degraded:{reason.partition(':')[0]}"] += 1
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """Kept for a while, so that duplicates and late views get the same verdict."""

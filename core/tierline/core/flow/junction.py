@@ -25,7 +25,7 @@ from tierline.core.flow import journey as j
 from tierline.core.flow.attendance import Attendance
 from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_outputs, decode_rows
-from tierline.core.flow.journey import Answered, Journey, PartRow, State
+from tierline.core.flow.journey import Answered, Journey, PartRow, State, count_degraded
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
@@ -404,7 +404,7 @@ class Junction:
         del self._open[journey.id]
         reason = degraded or ("views" if journey.is_short else "")
         if reason:
-            self.counts["degraded"] += 1
+            count_degraded(self.counts, reason)
         if not journey.outputs:
             # A fused part carries no outputs: the junction that sent it holds the best answer so far.
             part = journey.parts["*"]

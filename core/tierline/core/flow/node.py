@@ -51,8 +51,11 @@ class Node:
         *,
         on_outcome: Callable[[Outcome], None],
         on_answered: Callable[[str, int, int], None],
+        on_batch: Callable[[int], None],
     ) -> None:
-        """`on_answered(exit, residence_ns, queue_ns)` is called for every sample answered here, for metrics."""
+        """For metrics: `on_answered(exit, residence_ns, queue_ns)` hears of every part answered here, and
+        `on_batch(rows)` of every run of a higher Section.
+        """
         self.id, self.epoch, self.clock = node_id, epoch, clock
         self.plan: Plan | None = None
         self.bundle: Bundle | None = None
@@ -64,7 +67,7 @@ class Node:
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
         self._engine = engine
-        self._on_outcome, self._on_answered = on_outcome, on_answered
+        self._on_outcome, self._on_answered, self._on_batch = on_outcome, on_answered, on_batch
         self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
         """Set by whoever has sources."""
         self._num_triggers = 0
@@ -256,6 +259,7 @@ class Node:
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         assert self._levels is not None
         runner = self._levels[level]
+        self._on_batch(len(x_B))
         if self._row_ns[level, part] * len(x_B) < self._engine.inline_ms * 1e6:
             done(*self._timed(runner.run, part, x_B))
             return
