@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import socket
@@ -108,7 +109,9 @@ def corrupt_hierarchy(folder: Path, live: Any) -> None:
 
 def other_bundle(folder: Path, live: Any) -> None:
     manifest = folder / "bundle" / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"test"', '"another training"'))
+    content = json.loads(manifest.read_text())
+    content["origin"]["command"] = "another training"
+    manifest.write_text(json.dumps(content))
 
 
 def broken_section(folder: Path, live: Any) -> None:
