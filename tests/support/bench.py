@@ -51,6 +51,7 @@ class FakePort:
     children: set[str] = field(default_factory=set)
     parent: bool = True
     rtt_ns: int = 0
+    is_congested: bool = False
     deferred: bool = False
     fails: bool = False
     down: list[tuple[str, m.Body]] = field(default_factory=list)
@@ -71,6 +72,9 @@ class FakePort:
 
     def parent_is_up(self) -> bool:
         return self.parent
+
+    def parent_is_congested(self) -> bool:
+        return self.is_congested
 
     def parent_rtt_ns(self) -> int:
         return self.rtt_ns

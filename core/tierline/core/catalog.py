@@ -77,7 +77,8 @@ def _import_member(room: str, name: str) -> ModuleType:
         return importlib.import_module(f"{ROOMS[room]}.{name}")
     except ModuleNotFoundError as error:
         raise MissingDependency(
-            f"{room} {name!r} needs the Python package {error.name!r}, which is not installed"
+            f"{room} {name!r} needs the Python package {error.name!r}: pip install {error.name}, or the extra "
+            "of tierline that holds it"
         ) from error
 
 

@@ -24,6 +24,8 @@ from tierline.core.types import Array, Payload
 
 __all__ = ["Client"]
 
+MAX_IMAGE_BYTES = 32 << 20
+
 
 class Client:
     """A connection to one node: an agent that hosts views and listens, or, for `status`, any node that listens."""
@@ -53,10 +55,15 @@ class Client:
         `seq` joins it with other nodes' views where the hierarchy joins by sequence. `budget_ms` 0: the Plan's.
         Raises ShapeMismatch, PlanError (no such view here), LinkUnavailable.
         """
+        if not images:
+            raise ShapeMismatch("infer: no image given; give one for each view of the sample that the node hosts")
         payloads = {}
-        for view, image in images.items():
+        for view, given in images.items():
+            image = np.asarray(given)
             if image.dtype != np.uint8 or image.ndim not in (2, 3):
                 raise ShapeMismatch(f"view {view!r}: expected uint8 HW or HWC, got {image.dtype}{list(image.shape)}")
+            if image.nbytes > MAX_IMAGE_BYTES:
+                raise ShapeMismatch(f"view {view!r}: {image.nbytes} bytes, an image may have {MAX_IMAGE_BYTES}")
             payloads[view] = Payload("raw", "uint8", image.shape, image.tobytes())
         return _record(await self._asker.infer(payloads, seq, budget_ms, timeout_s))
 

@@ -100,6 +100,7 @@ class Agent:
                 LOG.info("no parent: answering alone with plan %d", known[0].version)
             self._check_views()
             self._take_columns()
+            await self.cameras.open()
             ready(await self.host.start())
             tasks.append(asyncio.create_task(self.cameras.run()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -212,6 +213,10 @@ class Agent:
         plan, config = self.node.plan, self._config
         assert plan is not None
         placed = set(plan.placement(self._id).views)
+        idle = placed - {source.view for source in config.source} if config.source else set()
+        if idle:
+            LOG.warning("plan %d places view %s here, agent.toml has no source for it", plan.version, ", ".join(idle))
+            self.node.ignore(idle)
         for source in config.source:
             if source.view not in placed:
                 raise PlanError(

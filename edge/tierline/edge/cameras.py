@@ -89,6 +89,11 @@ class Cameras:
     def unsubscribe(self, queue: asyncio.Queue[Outcome]) -> None:
         self._listeners.discard(queue)
 
+    async def open(self) -> None:
+        """Open all sources, so that a wrong one is found before this node says that it is ready."""
+        for camera in self._cameras.values():
+            await camera.source.open()
+
     async def run(self) -> None:
         """Until cancelled; a source that ends leaves the others running."""
         tasks = [asyncio.create_task(self._watch(camera)) for camera in self._cameras.values()]
@@ -106,7 +111,6 @@ class Cameras:
                 await sink.close()
 
     async def _watch(self, camera: Camera) -> None:
-        await camera.source.open()
         counter = itertools.count()
         while True:
             await camera.slots.acquire()

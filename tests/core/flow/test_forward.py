@@ -218,3 +218,15 @@ def test_timers_fire_in_order_and_forget_what_is_gone() -> None:
     for n in range(3000):
         timers.add(1000 + n, 4, "deadline")
     assert len(timers._heap) <= 1025
+
+
+def test_rows_gather_while_the_parent_is_behind(bench: Bench) -> None:
+    bench.port.is_congested = True
+    for seq in range(5):
+        bench.capture("left", seq)
+    bench.step()
+    assert bench.port.take_up(m.Part) == []
+    bench.port.is_congested = False
+    bench.step()
+    (part,) = bench.port.take_up(m.Part)
+    assert [sample.seq for sample in part.ids] == [0, 1, 2, 3, 4]

@@ -243,3 +243,22 @@ class Lossy(RuleBasedStateMachine):
 
 TestLossy = Lossy.TestCase
 TestLossy.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None)
+
+
+def test_a_peer_that_falls_behind_is_noticed() -> None:
+    a, _ = pair()
+
+    def round_trip(seq: int, ns: int) -> None:
+        a.post(body(seq), 0)
+        a.receive(Frame(0, seq), ns)
+
+    for seq in range(1, 5):
+        round_trip(seq, 1000)
+    a.post(body(5), 0)
+    a.post(body(6), 0)
+    assert not a.is_congested, "two frames on an idle link"
+    a.receive(Frame(0, 6), 40_000)
+    assert not a.is_congested, "slow, but nothing is on its way"
+    a.post(body(7), 0)
+    a.post(body(8), 0)
+    assert a.is_congested

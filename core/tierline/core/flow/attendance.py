@@ -34,6 +34,10 @@ class Attendance:
         self._children = {child: views for child in plan.nodes if (views := _views_through(plan, self._node, child))}
         self._to_come = {child: views for child, views in self._children.items() if child not in self._present}
 
+    def ignore(self, views: set[str]) -> None:
+        """Own views that no source brings."""
+        self._present[""] -= views
+
     def up(self, child: str) -> None:
         self._to_come.pop(child, None)
         if self._placement.joins:

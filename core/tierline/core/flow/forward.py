@@ -69,7 +69,12 @@ class Forwarder:
             self._alone(*oldest, "overrun")
 
     def pump(self) -> None:
-        """Send what was captured, all rows of a view in one message."""
+        """Send what was captured, all rows of a view in one message.
+
+        A message costs the parent more than its rows do. While it is behind, rows gather here until it has answered.
+        """
+        if self._port.parent_is_congested():
+            return
         for view in [view for view, samples in self._unsent.items() if samples]:
             samples, self._unsent[view] = self._unsent[view], []
             self._send(view, [s for s in samples if (view, s) in self._held])

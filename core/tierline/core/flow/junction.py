@@ -232,6 +232,10 @@ class Junction:
                 else:
                     self._joined_now(journey, now_ns)
 
+    def ignore(self, views: Iterable[str]) -> None:
+        """Views that the Plan places here and nobody brings: samples do not wait for them."""
+        self._attendance.ignore({self.placement.views[view] for view in views if view in self.placement.views})
+
     def awaits_nodes(self) -> bool:
         """Whether a child that brings views has yet to connect, within the grace of a common start."""
         return self._attendance.still_waits({}.keys(), self._clock.now_ns())

@@ -62,6 +62,7 @@ class Node:
         self.flow: Junction | Forwarder | None = None
         self.parent: Link | None = None
         self.children: dict[str, Link] = {}
+        self.idle_views: set[str] = set()
         self.run_id = ""
         """Identity of this run of the hierarchy, given by the root: records carry it."""
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
@@ -107,6 +108,7 @@ class Node:
         self.flow = kind(self.id, plan, placement, levels, self, self.clock)
         self._measure(levels)
         if isinstance(self.flow, Junction):
+            self.flow.ignore(self.idle_views)
             for child in self.children:
                 self.flow.child_up(child)
 
@@ -122,6 +124,12 @@ class Node:
                     engine.run({name: x_B})
                     times.append(self.clock.now_ns() - started_ns)
                 self._row_ns[index, part] = min(times)
+
+    def ignore(self, views: set[str]) -> None:
+        """Do not wait for these own views: nobody brings them."""
+        self.idle_views = views
+        if isinstance(self.flow, Junction):
+            self.flow.ignore(views)
 
     # --- captures ---------------------------------------------------------------------------------------------
 
@@ -249,6 +257,9 @@ class Node:
 
     def parent_rtt_ns(self) -> int:
         return self.parent.rtt_ns if self.parent is not None else 0
+
+    def parent_is_congested(self) -> bool:
+        return self.parent is not None and self.parent.is_congested
 
     def outcome(self, outcome: Outcome) -> None:
         self._on_outcome(replace(outcome, run=self.run_id))

@@ -30,6 +30,10 @@ class Port(Protocol):
         """Smoothed time until the parent acknowledges; 0 until known."""
         ...
 
+    def parent_is_congested(self) -> bool:
+        """Whether messages wait at the parent already."""
+        ...
+
     def outcome(self, outcome: Outcome) -> None:
         """The one answer of a view that this node hosts."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from tierline.core.errors import BadFrame, LinkUnavailable, TierlineError
+from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.status import from_rpc
 from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
@@ -67,6 +67,10 @@ class Asker:
         return nodes
 
     async def _meaning(self, error: grpc.aio.AioRpcError) -> TierlineError:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return PeerRejected(
+                f"{self._address}: UNIMPLEMENTED: no tierline node, or one without views to take images"
+            )
         reason = from_rpc(error, self._address)
         if not isinstance(reason, LinkUnavailable):
             return reason

@@ -104,6 +104,11 @@ class Link:
         """Which process of the peer this is; 0 until known."""
         return self._session.peer_epoch
 
+    @property
+    def is_congested(self) -> bool:
+        """More messages would only wait at the peer: what is to be sent had better share one."""
+        return self._session.is_congested
+
     def profile(self) -> LinkProfile:
         return LinkProfile(self._session.rtt_ns / 1e6, self._session.num_unacked)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
@@ -101,9 +103,7 @@ class Listener:
             else:
                 port = self.server.add_secure_port(self.address, self._credentials)
         except RuntimeError as error:
-            raise errors.PortInUse(
-                f"listen = {self.address!r}: cannot listen there; is another process using the port?"
-            ) from error
+            raise why_not(self.address) from error
         await self.server.start()
         self.address = f"{self.address.rpartition(':')[0]}:{port}"
         return self.address
@@ -292,6 +292,21 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def Status(self, request: fleet_pb2.StatusRequest, context: Any) -> fleet_pb2.StatusReply:
         return fleet_pb2.StatusReply(status=self._desk.status())
+
+
+def why_not(address: str) -> errors.TierlineError:
+    """Why nobody can listen there: gRPC does not say."""
+    host, _, port = address.rpartition(":")
+    try:
+        for family, kind, proto, _, place in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, proto) as probe:
+                probe.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return errors.ConfigError(f"listen = {address!r}: {error.strerror or error}; write one of this machine")
+    except ValueError:
+        return errors.ConfigError(f"listen = {address!r}: expected HOST:PORT")
+    return errors.PortInUse(f"listen = {address!r}: another process uses this port; choose another one, or stop it")
 
 
 def _reader(context: Context) -> Callable[[], Any]:

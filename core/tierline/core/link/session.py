@@ -23,6 +23,14 @@ ACK_EVERY = 16
 """A bare acknowledgement goes out after so many frames without anything to carry one."""
 
 
+BUSY_FRAMES = 2
+"""So many unacknowledged frames keep a congested peer busy; what comes meanwhile can share a message."""
+
+
+BEHIND = 4
+"""Round trips that grow so much mean a queue at the peer, not the jitter of a mobile link."""
+
+
 @dataclass(slots=True)
 class _Posted:
     seq: int
@@ -42,6 +50,8 @@ class Session:
         self.unacked_bytes = 0
         self.rtt_ns = 0
         """Smoothed time from posting a frame to its acknowledgement, 0 until known. It includes the peer's work."""
+        self.rtt_min_ns = 0
+        """Lowest of late: it creeps up, so that a longer way is believed after some hundred messages."""
         self._next_seq = 1
         self._received = 0
         self._told = 0
@@ -55,6 +65,11 @@ class Session:
     @property
     def num_unacked(self) -> int:
         return len(self._posted)
+
+    @property
+    def is_congested(self) -> bool:
+        """Messages wait at the peer: several are on their way, and they take far longer than on an idle link."""
+        return len(self._posted) >= BUSY_FRAMES and self.rtt_ns > BEHIND * self.rtt_min_ns
 
     def opening(self) -> Open:
         """What to say first on a new connection."""
@@ -114,3 +129,5 @@ class Session:
             if now_ns and posted.seq == ack:
                 sample = now_ns - posted.posted_ns
                 self.rtt_ns = sample if self.rtt_ns == 0 else (7 * self.rtt_ns + sample) // 8
+                creeping = self.rtt_min_ns + self.rtt_min_ns // 256
+                self.rtt_min_ns = min(creeping, sample) if self.rtt_min_ns else sample
