@@ -11,7 +11,7 @@ import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.callback()
@@ -34,8 +34,11 @@ def latency(
     output: OutputOption = None,
 ) -> None:
     """Open loop at a rate, or closed loop: devices, an edge node and a cloud as processes, end to end."""
+    from tierline.cli.folders import check_file
     from tierline.cli.trial.latency import LatencyOptions, measure_latency
     from tierline.cli.trial.show import show
+
+    check_file("--output", output)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

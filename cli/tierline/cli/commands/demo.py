@@ -29,12 +29,15 @@ def demo(
     output: OutputOption = None,
 ) -> None:
     """Run devices, an edge node and a cloud as processes over real samples; lose a device; report."""
+    from tierline.cli.folders import check_file
     from tierline.cli.relay.profile import parse_link
     from tierline.cli.trial.demo import DemoOptions, run_demo
     from tierline.cli.trial.show import show
 
     if link:
         parse_link(link)
+    check_file("--picture", picture)
+    check_file("--output", output)
     options = DemoOptions(data, devices, retrain, link, tls, seed, samples)
 
     def say(line: str) -> None:
@@ -48,5 +51,5 @@ def demo(
     if picture is not None:
         from tierline.cli.picture import ledger_picture
 
-        write(ledger_picture(report["latency_ms"]["mean_ledger"]), picture)
+        write(ledger_picture(report["latency_ms"]["mean_ledger"]), picture, "--picture")
     show(report, form, output)

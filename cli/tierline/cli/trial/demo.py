@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tierline.cli.folders import fresh_run_dir
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
@@ -72,6 +73,7 @@ def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path
 
 def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
     """The whole demonstration; the report as JSON values."""
+    fresh_run_dir(run_dir)
     bundle, samples = prepare(options, run_dir, say)
     views = bundle.manifest.views
     thresholds = make_plan(trial_hierarchy(bundle), bundle.manifest, bundle.digest).thresholds
