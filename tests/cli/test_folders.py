@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tierline.cli import main
-from tierline.cli.folders import check_file, check_new_folder, fresh_run_dir
-from tierline.core.errors import ConfigError
+from tierline.cli.folders import check_file, check_new_folder, fresh_run_dir, run_folder
+from tierline.core.errors import ConfigError, NodeFailed
 
 
 @pytest.mark.parametrize("kept", ["hierarchy.toml", "logs"])
@@ -54,3 +54,23 @@ def test_an_unwritable_place_is_one_line_before_the_run(
     printed = capsys.readouterr()
     assert printed.err.startswith(f"tierline: {arguments[-2]} {arguments[-1]}: cannot be written: ")
     assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_the_temporary_folder_of_a_failed_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said: list[str] = []
+    with run_folder(None, "t-", said.append) as folder:
+        (folder / "logs").mkdir()
+    with pytest.raises(NodeFailed), run_folder(None, "t-", said.append):
+        raise NodeFailed("before any process")
+    with pytest.raises(KeyboardInterrupt), run_folder(None, "t-", said.append) as folder:
+        (folder / "logs").mkdir()
+        raise KeyboardInterrupt
+    assert (list(tmp_path.iterdir()), said) == ([], [])
+    with pytest.raises(NodeFailed), run_folder(None, "t-", said.append) as folder:
+        (folder / "logs").mkdir()
+        raise NodeFailed("see its log")
+    assert list(tmp_path.iterdir()) == [folder]
+    assert said == [f"files and logs of the failed run are kept in {folder}"]
+    with run_folder(tmp_path / "given", "t-", said.append) as given:
+        assert given == tmp_path / "given"

@@ -89,7 +89,8 @@ def test_without_a_table_up_there_is_nothing_to_see(home: Path) -> None:
 
 
 STANDIN = """
-import functools, sys
+import functools, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script starts what it puts into the background
 from tierline.cli import supervisor
 from tierline.cli.main import main
 node = (

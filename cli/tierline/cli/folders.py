@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tierline.core.errors import ConfigError
@@ -21,6 +24,26 @@ def fresh_run_dir(folder: Path) -> None:
     except OSError as error:
         raise _unwritable("--run-dir", folder, error) from None
     _try_in(folder, "--run-dir", folder)
+
+
+@contextlib.contextmanager
+def run_folder(given: Path | None, prefix: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """The folder that the user gave, else a temporary one. That stays, and is named, when a run has failed in it."""
+    if given is not None:
+        yield given.absolute()
+        return
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    keep = False
+    try:
+        yield folder
+    except Exception:
+        keep = (folder / "logs").exists()
+        if keep:
+            say(f"files and logs of the failed run are kept in {folder}")
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_new_folder(flag: str, folder: Path) -> None:

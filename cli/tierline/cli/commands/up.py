@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ def up(
     """Run a whole hierarchy on this machine, every node its own process, until Ctrl-C."""
     from tierline.cli.folders import fresh_run_dir
     from tierline.cli.hierarchy import fleet_spec
+    from tierline.cli.signals import interrupt_on_signals
     from tierline.cli.supervisor import Fleet
     from tierline.cloud.hierarchy import load_file
     from tierline.core.config.sections import default_state_dir
@@ -46,7 +46,7 @@ def up(
         print(f"{file.name}: [goal] is not acted on; thresholds are those of the model", file=sys.stderr)
     num_nodes = len(spec.hierarchy.nodes)
     _say(f"starting {num_nodes} nodes; logs in {folder / 'logs'}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_signals()
     fleet = Fleet(
         spec,
         folder,
