@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tierline.cli import app, main
+from tierline.cli import app, main, signals
 from tierline.core import errors
 
 AGENT = """schema = 1
@@ -73,6 +73,7 @@ BAD = [
     (["edge", "run", "--log-level", "LOUD"], 2, r"argument --log-level: invalid choice: 'LOUD'"),
     (["edgee"], 2, r'no command \'edgee\'; nearest is "edge"'),
     (["node", "lss"], 2, r"no such command 'lss'"),
+    (["bench"], 2, r"missing command; see `tierline bench --help`"),
     (["node"], 2, r"missing command; see `tierline node --help`"),
     (["up"], 2, r"missing argument .*; see `tierline up --help`"),
     (["up", "none.toml"], 2, r"none.toml: no such file"),
@@ -142,7 +143,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_every_exit_code_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text("utf-8")
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
-    pending, used = [errors.TierlineError], {0, main.EXIT_BUG, main.EXIT_INTERRUPTED}
+    pending, used = [errors.TierlineError], {0, main.EXIT_BUG, main.EXIT_INTERRUPTED, signals.EXIT_TERMINATED}
     while pending:
         cls = pending.pop()
         used.add(cls.exit_code)

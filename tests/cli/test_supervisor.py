@@ -206,6 +206,8 @@ def test_kill_and_restart(tmp_path: Path, bundle: Path) -> None:
         assert fleet.address("edge") == address
         with pytest.raises(ConfigError, match="no node 'x' was started; there are cloud, edge"):
             fleet.kill("x")
+    with pytest.raises(ConfigError, match=r"/run: holds a run already"):
+        Fleet(FleetSpec(HIERARCHY, bundle), tmp_path / "run", command=script()).start()
 
 
 def test_nothing_is_left_when_the_block_raises(tmp_path: Path, bundle: Path) -> None:

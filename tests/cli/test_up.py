@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tierline.cli import main
 from tierline.cli.hierarchy import fleet_spec
 from tierline.cloud.hierarchy import HierarchyFile, load_file
 from tierline.core.bundle import Exit, Level, Manifest, Preprocess, Section, Tensor, write_bundle
@@ -87,7 +89,8 @@ def test_without_a_table_up_there_is_nothing_to_see(home: Path) -> None:
 
 
 STANDIN = """
-import functools, sys
+import functools, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script starts what it puts into the background
 from tierline.cli import supervisor
 from tierline.cli.main import main
 node = (
@@ -132,3 +135,19 @@ def test_up_ends_when_a_node_dies(home: Path) -> None:
     result = subprocess.run([sys.executable, "-c", dying], capture_output=True, text=True, cwd=home, timeout=60)
     assert result.returncode == 14
     assert result.stderr == f"tierline: node 'edge' ended with exit code 7; see {os.fspath(home)}/run/logs/edge.log\n"
+
+
+def test_up_needs_a_folder_of_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/x")
+    for arguments, what in (
+        ([], "--run-dir /proc/x/tierline/runs/gate-.*: cannot be written"),
+        (["--run-dir", "."], f"--run-dir {home}: holds a run already"),
+    ):
+        (home / "logs").mkdir(exist_ok=True)
+        assert main.main(["up", "gate.toml", *arguments]) == 2
+        printed = capsys.readouterr()
+        assert re.fullmatch(f"tierline: {what}.*\n", printed.err), printed.err
+        assert printed.out == ""

@@ -30,6 +30,9 @@ COMMANDS = (
 # The class is private to typer, or click's, depending on typer's version; every usage error derives from it.
 _ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
+_INTERRUPTED = 130
+"""What newer versions of typer return where older ones raise Abort."""
+
 
 class Lazy(TyperGroup):
     """Imports a command's module when the command is run, or listed."""
@@ -76,6 +79,8 @@ def run_app(arguments: Sequence[str]) -> int:
         raise UsageError(f"{message[:1].lower()}{message[1:]}; see `{path} --help`") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if result == _INTERRUPTED:
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

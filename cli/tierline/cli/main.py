@@ -7,11 +7,10 @@ should not carry the packages behind the other commands (65 ms and 6 MiB with ty
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Sequence
-
-from tierline.core.errors import TierlineError
+from types import FrameType
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -19,6 +18,31 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. See docs/exit-codes.md."""
+    seen: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, interrupt)
+        return _run(argv, seen)
+    except KeyboardInterrupt:
+        print("tierline: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _run(argv: Sequence[str] | None, interrupts: Sequence[int]) -> int:
+    """Raises KeyboardInterrupt, also where a library that was just being imported made another error of it."""
+    import traceback  # what takes time to import is imported here, where Ctrl-C is expected
+
+    from tierline.core.errors import TierlineError
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     # gRPC's core would add lines of its own to standard error; it reads this once, when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -31,14 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_app(arguments)
     except TierlineError as error:
+        if interrupts:
+            raise KeyboardInterrupt from None
         print(f"tierline: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:  # `tierline ... | head`: nobody reads on
         sys.stdout = None
         return 0
     except Exception:
+        if interrupts:
+            raise KeyboardInterrupt from None
         traceback.print_exc()
         print("tierline: this is a bug of tierline; please report it with the lines above", file=sys.stderr)
         return EXIT_BUG

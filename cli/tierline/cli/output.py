@@ -44,15 +44,15 @@ def emit(rows: Sequence[Row], form: Format, output: Path | None, document: Any =
     write(text, output)
 
 
-def write(text: str, output: Path | None) -> None:
-    """Print text, or write it to a file. Raises ConfigError."""
+def write(text: str, output: Path | None, flag: str = "--output") -> None:
+    """Print text, or write it to the file that a flag names. Raises ConfigError."""
     if output is None:
         print(text, end="", flush=True)
         return
     try:
         output.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{flag} {output}: cannot be written: {error.strerror}") from None
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from tierline.cli.fleet_files import Addresses, FleetSpec, choose_addresses, safe_name, write_files
+from tierline.cli.folders import fresh_run_dir
 from tierline.cli.process import Child
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError, NodeFailed
@@ -100,11 +101,12 @@ class Fleet:
     def start(self, timeout_s: float = READY_S) -> None:
         """Start all and wait until all are ready.
 
-        Raises PlanError or BundleError before anything starts, NodeFailed for a node that ends early or takes too
-        long; then nothing is left running.
+        Raises PlanError, BundleError or, for a run folder that is used or cannot be written, ConfigError before
+        anything starts; NodeFailed for a node that ends early or takes too long; then nothing is left running.
         """
         place(self.spec.hierarchy, Bundle.open(self.spec.bundle).manifest)
-        self.logs.mkdir(parents=True, exist_ok=True)
+        fresh_run_dir(self.run_dir)
+        self.logs.mkdir()
         self._addresses = choose_addresses(self.spec)
         self._files = write_files(self.spec, self.run_dir, self._addresses)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.callback()
@@ -34,13 +33,18 @@ def latency(
     output: OutputOption = None,
 ) -> None:
     """Open loop at a rate, or closed loop: devices, an edge node and a cloud as processes, end to end."""
+    from tierline.cli.folders import check_file, run_folder
+    from tierline.cli.signals import exit_on_signals
     from tierline.cli.trial.latency import LatencyOptions, measure_latency
     from tierline.cli.trial.show import show
+
+    check_file("--output", output)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     options = LatencyOptions(bundle, samples, rate, in_flight, seconds, warmup, link, mode, tls)
-    with tempfile.TemporaryDirectory(prefix="tierline-bench-") as folder:
-        report = measure_latency(options, Path(folder), say)
+    exit_on_signals()
+    with run_folder(None, "tierline-bench-", say) as folder:
+        report = measure_latency(options, folder, say)
     show(report, form, output)

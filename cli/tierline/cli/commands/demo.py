@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -29,24 +28,26 @@ def demo(
     output: OutputOption = None,
 ) -> None:
     """Run devices, an edge node and a cloud as processes over real samples; lose a device; report."""
+    from tierline.cli.folders import check_file, run_folder
     from tierline.cli.relay.profile import parse_link
+    from tierline.cli.signals import exit_on_signals
     from tierline.cli.trial.demo import DemoOptions, run_demo
     from tierline.cli.trial.show import show
 
     if link:
         parse_link(link)
+    check_file("--picture", picture)
+    check_file("--output", output)
     options = DemoOptions(data, devices, retrain, link, tls, seed, samples)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    if run_dir is not None:
-        report = run_demo(options, run_dir.absolute(), say)
-    else:
-        with tempfile.TemporaryDirectory(prefix="tierline-demo-") as folder:
-            report = run_demo(options, Path(folder), say)
+    exit_on_signals()
+    with run_folder(run_dir, "tierline-demo-", say) as folder:
+        report = run_demo(options, folder, say)
     if picture is not None:
         from tierline.cli.picture import ledger_picture
 
-        write(ledger_picture(report["latency_ms"]["mean_ledger"]), picture)
+        write(ledger_picture(report["latency_ms"]["mean_ledger"]), picture, "--picture")
     show(report, form, output)

@@ -29,8 +29,11 @@ def train(
     output: OutputOption = None,
 ) -> None:
     """Train a DDNN and write a Bundle. `--set model.device_filters=16`, `--set training.epochs=8` change the recipe."""
+    from tierline.cli.folders import check_file, check_new_folder
     from tierline.cli.trial.training import announce, parse_overrides, require_torch
 
+    check_new_folder("--out", out)
+    check_file("--output", output)
     require_torch("train")
     from tierline.models.make import train_bundle, write_samples
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -29,7 +28,9 @@ def up(
     wait_s: Annotated[float, typer.Option("--wait", min=1.0, help="Seconds until all must be ready.")] = 30.0,
 ) -> None:
     """Run a whole hierarchy on this machine, every node its own process, until Ctrl-C."""
+    from tierline.cli.folders import fresh_run_dir
     from tierline.cli.hierarchy import fleet_spec
+    from tierline.cli.signals import interrupt_on_signals
     from tierline.cli.supervisor import Fleet
     from tierline.cloud.hierarchy import load_file
     from tierline.core.config.sections import default_state_dir
@@ -40,11 +41,12 @@ def up(
         run_dir or default_state_dir("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     ).absolute()
     spec = fleet_spec(loaded, folder)
+    fresh_run_dir(folder)
     if loaded.value.goal is not None:
         print(f"{file.name}: [goal] is not acted on; thresholds are those of the model", file=sys.stderr)
     num_nodes = len(spec.hierarchy.nodes)
     _say(f"starting {num_nodes} nodes; logs in {folder / 'logs'}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_signals()
     fleet = Fleet(
         spec,
         folder,

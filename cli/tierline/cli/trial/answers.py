@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,3 @@ class Answers:
             if record["num_views"] == num_views and not record["degraded"]:
                 found.setdefault(record["id"]["seq"] % num_samples, record)
         return found
-
-    def each(self) -> Iterator[Record]:
-        for records in self.records.values():
-            yield from records

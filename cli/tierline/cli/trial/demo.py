@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tierline.cli.folders import fresh_run_dir
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial import measure
 from tierline.cli.trial.answers import Answers, Record
@@ -19,6 +20,7 @@ from tierline.core.errors import NodeFailed, UsageError
 from tierline.core.link.ask import ask_status
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import make_plan
+from tierline.core.telemetry.environment import environment
 
 Say = Callable[[str], None]
 
@@ -72,6 +74,7 @@ def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path
 
 def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
     """The whole demonstration; the report as JSON values."""
+    fresh_run_dir(run_dir)
     bundle, samples = prepare(options, run_dir, say)
     views = bundle.manifest.views
     thresholds = make_plan(trial_hierarchy(bundle), bundle.manifest, bundle.digest).thresholds
@@ -79,38 +82,47 @@ def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
     num_samples = len(alone.labels)
     spec, files = trial_spec(bundle, samples, run_dir, num_samples=num_samples, link=options.link, tls=options.tls)
     answers = Answers(files)
-    watched, lost = views[0], views[-1]
+    kept, lost = views[:-1], views[-1]
     say(f"starting {len(spec.hierarchy.nodes)} processes; logs in {run_dir / 'logs'}")
     with Fleet(spec, run_dir) as fleet:
         say(f"all ready; sending {num_samples} held-out samples through them")
-        first = _until(fleet, answers, watched, num_samples, len(views), 0, say)
+        first = _until(fleet, answers, views, num_samples, {}, say)
         status = asyncio.run(_status(fleet.address(fleet.root), _identity(run_dir) if options.tls else None))
-        result = measure.report(bundle, thresholds, first, alone, answers, status, len(views))
+        result = measure.report(bundle, thresholds, first, alone, status, environment())
         if options.link:
             result["bytes_per_sample"]["link"] = options.link
-        if len(views) > 1:
+        if kept:
             say(f"killing {device_of(lost)}; the others go on")
             fleet.kill(device_of(lost))
             answers.poll()
-            after = len(answers.records[watched])
-            second = _until(fleet, answers, watched, num_samples, len(views) - 1, after, say)
-            result["accuracy"]["one_device_lost"] = measure.accuracy(second)
+            after = {view: len(records) for view, records in answers.records.items()}
+            second = _until(fleet, answers, kept, num_samples, after, say)
+            result["accuracy"]["one_device_lost"] = measure.accuracy(measure.records(second))
     return result
 
 
 def _until(
-    fleet: Fleet, answers: Answers, view: str, num_samples: int, num_views: int, after: int, say: Say
-) -> dict[int, Record]:
-    """Wait until every sample was answered with so many views; the records by sample."""
+    fleet: Fleet,
+    answers: Answers,
+    views: Sequence[str],
+    num_samples: int,
+    after: Mapping[str, int],
+    say: Say,
+) -> dict[str, dict[int, Record]]:
+    """Wait until every one of these views got an answer for every sample from just these views.
+
+    The first such records by view, then sample, each view's `after` first ones left out.
+    """
     moved, seen, said = time.monotonic(), -1, 0
     while True:
         answers.poll()
-        found = answers.samples(view, num_samples, num_views, after)
-        if len(found) >= num_samples:
+        found = {view: answers.samples(view, num_samples, len(views), after.get(view, 0)) for view in views}
+        fewest = min(map(len, found.values()))
+        if fewest >= num_samples:
             say(f"  {num_samples} of {num_samples}")
             return found
-        if len(found) > seen:
-            moved, seen = time.monotonic(), len(found)
+        if fewest > seen:
+            moved, seen = time.monotonic(), fewest
         if seen - said >= num_samples // 4:
             said = seen
             say(f"  {seen} of {num_samples}")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tierline.cli.trial.answers import Answers, Record
-from tierline.cli.trial.hierarchy import CLOUD, EDGE, device_of
+from tierline.cli.trial.answers import Record
+from tierline.cli.trial.hierarchy import EDGE, device_of
 from tierline.core.bundle import Bundle, Level
 from tierline.core.flow.coding import codec_for
 from tierline.core.flow.levels import LOGITS, engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.preprocess import Preprocessor
-from tierline.core.telemetry.environment import environment
 from tierline.core.telemetry.report import LatencyReport
 from tierline.core.types import Array
+
+Answered = Mapping[str, Mapping[int, Record]]
+"""The answer of each view to each sample."""
 
 
 def load_samples(path: Path, bundle: Bundle) -> tuple[Array, Array]:
@@ -46,16 +48,31 @@ class OneProcess:
             name: float((found[LOGITS].argmax(axis=1) == self.labels).mean()) for name, found in outputs.outputs.items()
         }
 
-    def num_equal(self, records: Mapping[int, Record]) -> int:
-        """Samples with the same exit and class as here."""
+    def num_equal(self, answers: Answered) -> int:
+        """Samples of which every view has the same exit and class as here."""
         return sum(
-            record["index"] == self.index_S[sample] and record["exit"] == self.exit_names[sample]
-            for sample, record in records.items()
+            all(
+                found[sample]["index"] == index and found[sample]["exit"] == exit_name for found in answers.values()
+            )
+            for sample, (index, exit_name) in enumerate(zip(self.index_S, self.exit_names, strict=True))
         )
 
 
-def accuracy(records: Mapping[int, Record]) -> float:
-    return float(np.mean([record["index"] == record["truth"] for record in records.values()]))
+def records(answers: Answered) -> list[Record]:
+    return [record for found in answers.values() for record in found.values()]
+
+
+def accuracy(answered: Sequence[Record]) -> float:
+    return float(np.mean([record["index"] == record["truth"] for record in answered]))
+
+
+def torch_disagreement(origin: Mapping[str, str]) -> dict[str, float]:
+    """By exit, the share of validation samples where torch names another class; from a manifest's `local 0.0000, ...`.
+
+    Empty where the Bundle does not tell.
+    """
+    told = [part.split() for part in origin.get("torch_disagreement", "").split(",") if part.strip()]
+    return {name: float(share) for name, share in told}
 
 
 def link_bytes(status: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
@@ -101,33 +118,31 @@ def raw_bytes(bundle: Bundle) -> int:
 def report(
     bundle: Bundle,
     thresholds: Mapping[str, float],
-    answers: Mapping[int, Record],
+    answers: Answered,
     alone: OneProcess,
-    all_answers: Answers,
     status: Mapping[str, Any],
-    num_views: int,
+    world: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything but the lost device. `answers`: of one view, by sample."""
-    measured = LatencyReport.of(r for r in all_answers.each() if r["num_views"] == num_views).to_dict()
-    exits = [record["exit"] for record in answers.values()]
+    """Everything but the lost device; all of it from the same answers, one per sample and view."""
+    answered = records(answers)
+    measured = LatencyReport.of(answered).to_dict()
+    exits = [record["exit"] for record in answered]
     share = {name: exits.count(name) / len(exits) for name in bundle.manifest.exits()}
     sizes = link_bytes(status, bundle)
     sizes["raw"] = raw_bytes(bundle)
     sizes["formula"] = formula_bytes(bundle, share[bundle.manifest.levels[0].exit.name])
     return {
-        "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answers)},
+        "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answered)},
         "exit_share": share,
         "bytes_per_sample": sizes,
         "accuracy_by_exit": measured["accuracy_by_exit"],
         "latency_ms": measured["latency_ms"],
         "thresholds": dict(thresholds),
         "predictions": {
-            "samples": len(answers),
+            "samples": len(alone.labels),
             "equal_to_one_process": alone.num_equal(answers),
-            "torch_disagreement": bundle.manifest.origin.get("torch_disagreement", ""),
+            "torch_disagreement": torch_disagreement(bundle.manifest.origin),
         },
-        "processes": 1 + len(status),
         "model": f"{bundle.manifest.name}@{bundle.manifest.version}",
-        "root": CLOUD,
-        "environment": environment(),
+        "environment": dict(world),
     }

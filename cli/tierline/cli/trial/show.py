@@ -38,7 +38,8 @@ def _summary(report: Mapping[str, Any]) -> Iterator[str]:
         equal, total = predictions["equal_to_one_process"], predictions["samples"]
         yield f"{equal} of {total} answers equal those of the same Bundle in one process, sample for sample."
         if predictions.get("torch_disagreement"):
-            yield f"Share of the validation split where torch names another class: {predictions['torch_disagreement']}."
+            shares = ", ".join(f"{name} {share:.4f}" for name, share in predictions["torch_disagreement"].items())
+            yield f"Share of the validation split where torch names another class: {shares}."
     accuracy = report.get("accuracy", {})
     if "one_device_lost" in accuracy:
         yield f"Accuracy {accuracy['overall']:.3f}; with one device killed {accuracy['one_device_lost']:.3f}."

@@ -1,0 +1,36 @@
+"""What commands that start processes make of SIGTERM and SIGINT: a clean stop.
+
+SIGINT is set, too: a shell script starts what it puts into the background with SIGINT ignored, and who sends it anyway
+means it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def exit_on_signals() -> None:
+    """SIGTERM ends the command, with everything cleaned up, by exit code 143; SIGINT interrupts it."""
+    signal.signal(signal.SIGTERM, _terminate)
+    _heed_interrupts()
+
+
+def interrupt_on_signals() -> None:
+    """Both interrupt the command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _heed_interrupts()
+
+
+def _heed_interrupts() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    print("tierline: ended by SIGTERM", file=sys.stderr)
+    sys.exit(EXIT_TERMINATED)
