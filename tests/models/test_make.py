@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError
@@ -48,6 +52,32 @@ def test_same_seed_same_bundle(tmp_path: Path) -> None:
     ]
     assert made[0].digest == made[1].digest
     assert made[0].manifest.files != made[2].manifest.files
+
+
+def test_threads_change_nothing_and_stay_as_they_were(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    digests = set()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            bundle, _ = train_bundle("digits", tmp_path / str(threads), devices=2, training={"epochs": 1})
+            digests.add(bundle.digest)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+
+
+def test_training_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    # In a process of its own: torch makes its folder once, when the first optimizer is made.
+    script = (
+        "import os, torch; from tierline.models.train.torch_process import no_compiler_cache\n"
+        "with no_compiler_cache(): torch.optim.Adam([torch.zeros(1, requires_grad=True)])\n"
+        "assert 'TORCHINDUCTOR_CACHE_DIR' not in os.environ"
+    )
+    kept = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    subprocess.run([sys.executable, "-c", script], env={**kept, "TMPDIR": str(tmp_path)}, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_view_without_edge(tmp_path: Path) -> None:

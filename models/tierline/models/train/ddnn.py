@@ -25,6 +25,7 @@ from tierline.core.errors import ConfigError
 from tierline.core.types import Array
 from tierline.models.ddnn import DDNN, DDNNConfig
 from tierline.models.layers.binary import clip_binary_weights
+from tierline.models.train.torch_process import no_compiler_cache, one_thread
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ Progress = Callable[[EpochReport], None]
 def train(
     config: DDNNConfig, data: Views, validation: Views, how: TrainConfig, progress: Progress | None = None
 ) -> DDNN:
-    """Train from scratch; the same seed, data and number of threads give the same weights."""
-    with torch.random.fork_rng(devices=[]):
+    """Train from scratch on one thread; the same seed and data give the same weights, whatever the number of cores."""
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         model = DDNN(config)
         _fit(model, data, validation, how, progress)
@@ -98,7 +99,8 @@ def train(
 
 
 def _fit(model: DDNN, data: Views, validation: Views, how: TrainConfig, progress: Progress | None) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
+    with no_compiler_cache():
+        optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
     num_samples = len(data.labels)
     num_batches = max(1, num_samples // how.batch_size)
     num_steps = how.epochs * num_batches
@@ -178,6 +180,7 @@ def joint_loss(
 
 
 @torch.no_grad()
+@one_thread()
 def predict(model: DDNN, data: Views, batch_size: int = 512) -> dict[str, Array]:
     """Logits of every exit over a split, as the torch model computes them: (S, K), `device` (N, S, K)."""
     model.eval()
