@@ -116,13 +116,14 @@ def _until(
     moved, seen, said = time.monotonic(), -1, 0
     while True:
         answers.poll()
-        found = {view: answers.samples(view, num_samples, len(views), after.get(view, 0)) for view in views}
-        fewest = min(map(len, found.values()))
-        if fewest >= num_samples:
-            say(f"  {num_samples} of {num_samples}")
-            return found
-        if fewest > seen:
-            moved, seen = time.monotonic(), fewest
+        first = answers.samples(views[0], num_samples, len(views), after.get(views[0], 0))
+        if len(first) >= num_samples:  # only now look at the others: they answer at about the same time
+            found = {view: answers.samples(view, num_samples, len(views), after.get(view, 0)) for view in views}
+            if all(len(records) >= num_samples for records in found.values()):
+                say(f"  {num_samples} of {num_samples}")
+                return found
+        if len(first) > seen:
+            moved, seen = time.monotonic(), len(first)
         if seen - said >= num_samples // 4:
             said = seen
             say(f"  {seen} of {num_samples}")

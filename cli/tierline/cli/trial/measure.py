@@ -51,9 +51,7 @@ class OneProcess:
     def num_equal(self, answers: Answered) -> int:
         """Samples of which every view has the same exit and class as here."""
         return sum(
-            all(
-                found[sample]["index"] == index and found[sample]["exit"] == exit_name for found in answers.values()
-            )
+            all(found[sample]["index"] == index and found[sample]["exit"] == exit_name for found in answers.values())
             for sample, (index, exit_name) in enumerate(zip(self.index_S, self.exit_names, strict=True))
         )
 
