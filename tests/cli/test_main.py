@@ -90,6 +90,8 @@ BAD = [
     (["status", "127.0.0.1:9"], 8, r"127.0.0.1:9: no node answers here"),
     (["cloud", "init"], 2, r"missing option .*--host"),
     (["cloud", "init", "--host", "a", "--ca-key", "k"], 2, r"give --ca-cert and --ca-key together"),
+    (["node", "invite", "bad id", "--address", "a:1"], 2, r"node id = 'bad id': 1 to 63 letters, digits"),
+    (["demo", "--link", "lte,stall_share=2"], 2, r"link: stall_share = 2 must be at least 0 and less than 1"),
     (["node", "join", "tl1.x"], 11, r"the invitation was not copied whole"),
     (["node", "revoke", "a"], 11, r"no fleet is kept here; run `tierline cloud init` first"),
 ]

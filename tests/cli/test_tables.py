@@ -69,3 +69,16 @@ def test_tables_fit_a_terminal_of_eighty_columns() -> None:
         console.print(*tables(REPORT))
     assert "5.200 / 8.357" in captured.get()
     assert max(len(line.rstrip()) for line in captured.get().splitlines()) <= 80
+
+
+def test_a_hair_below_nothing_is_nothing() -> None:
+    spans = {"device": {"residual": {"count": 9, "p50": -0.0004, "p99": -0.0006}}}
+    latency = {**REPORT["latency_ms"], "spans": spans, "residual_share_p50": {"device": -0.0004}}
+    console = Console(width=200)
+    with console.capture() as capture:
+        for table in tables({"latency_ms": latency}):
+            console.print(table)
+    text = capture.get()
+    assert "-0.0 %" not in text
+    assert "-0.000" not in text
+    assert " 0.000 / -0.001 " in text

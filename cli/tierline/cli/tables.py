@@ -109,11 +109,16 @@ def _pair(values: Mapping[str, float] | None) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{_rounded(value, 3):.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+    return "" if share is None else f"{_rounded(100 * share, 1):.1f} %"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Rounded, and 0 rather than -0."""
+    return round(value, digits) + 0.0
 
 
 def _number(value: Any) -> str:

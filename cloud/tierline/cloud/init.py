@@ -15,7 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from tierline.core.errors import SecurityError
+from tierline.core.config.sections import check_id
+from tierline.core.errors import SecurityError, UsageError
 from tierline.core.invite import VALID_MINUTES, Invitation, InviteStore
 from tierline.core.link.tls import TlsFiles, split_address
 from tierline.core.pki import (
@@ -93,8 +94,13 @@ def invite(
 ) -> Invitation:
     """Invite a node to enrol at `address` (host:port of the enrolment port); print its `encode()`.
 
-    `hosts` limits the names the node may claim, and allows one that another node has. Raises SecurityError.
+    `hosts` limits the names the node may claim, and allows one that another node has. Raises UsageError for an id that
+    no hierarchy would take, else SecurityError.
     """
+    try:
+        check_id(node_id)
+    except ValueError as error:
+        raise UsageError(f"node {error}") from None
     authority = open_authority(state_dir)
     cert_file = TlsFiles.of_state(state_dir).cert
     host, _ = split_address(address)

@@ -36,11 +36,14 @@ class LinkProfile:
         for key, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"link: {key} = {value!r} is no number")
-        if self.rtt_ms < 0 or self.mbit <= 0 or not 0 <= self.stall_share < 1 or self.queue_bytes < 0:
-            raise ConfigError(
-                f"link: rtt_ms = {self.rtt_ms:g} must be >= 0, mbit = {self.mbit:g} > 0, "
-                f"stall_share = {self.stall_share:g} in [0, 1), queue_bytes = {self.queue_bytes} >= 0"
-            )
+        for key, bound, holds in (
+            ("rtt_ms", "at least 0", self.rtt_ms >= 0),
+            ("mbit", "more than 0", self.mbit > 0),
+            ("stall_share", "at least 0 and less than 1", 0 <= self.stall_share < 1),
+            ("queue_bytes", "at least 0", self.queue_bytes >= 0),
+        ):
+            if not holds:
+                raise ConfigError(f"link: {key} = {getattr(self, key):g} must be {bound}")
 
     @property
     def bytes_per_s(self) -> float:
