@@ -91,15 +91,33 @@ def test_npz_without_an_array_or_damaged_is_refused(data_dir: Path) -> None:
     np.savez(data_dir / "mnist.npz", x_train=np.zeros(1))
     with pytest.raises(DataError, match="no array 'y_train'"):
         load("mnist")
-    (data_dir / "mnist.npz").write_bytes(b"not a zip")
-    with pytest.raises(DataError, match="not a NumPy archive"):
+    write_mnist(data_dir / "mnist.npz")
+    whole = (data_dir / "mnist.npz").read_bytes()
+    np.savez(data_dir / "objects.npz", **{key: np.array([None]) for key in ("x_train", "y_train", "x_test", "y_test")})  # type: ignore[arg-type]
+    with (data_dir / "array").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with zipfile.ZipFile(data_dir / "texts", "w") as archive:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            archive.writestr(f"{key}.npy", "words")
+    rubbish = [(data_dir / name).read_bytes() for name in ("objects.npz", "array", "texts")]
+    for raw in (b"", b"not a zip", whole[: len(whole) // 2], whole[:500] + b"x" * 50 + whole[550:], *rubbish):
+        (data_dir / "mnist.npz").write_bytes(raw)
+        with pytest.raises(
+            DataError, match=r"mnist\.npz: not a data set archive; .*replace or remove the file$"
+        ) as caught:
+            load("mnist")
+        assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)
+    (data_dir / "mnist.npz").unlink()
+    (data_dir / "mnist.npz").mkdir()
+    with pytest.raises(DataError, match=r"mnist\.npz: cannot be read"):
         load("mnist")
 
 
 def test_no_network_says_what_to_put_where() -> None:
     for name in ("mnist", "fashion_mnist", "cifar10", "mvmc"):
-        with pytest.raises(DataError, match=rf"put {name}\.(npz|zip).* into TIERLINE_DATA_DIR"):
+        with pytest.raises(DataError, match=rf"put {name}\.(npz|zip).* into TIERLINE_DATA_DIR") as caught:
             load(name)
+        assert "http" not in str(caught.value) and len(str(caught.value)) < 150
 
 
 class _Answer:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError
 from tierline.models.data.dataset import Dataset, Split
+from tierline.models.ddnn import DDNNConfig
 from tierline.models.evaluate import route, run_bundle, without_device
 from tierline.models.make import train_bundle
+from tierline.models.recipe import build
 from tierline.models.train.ddnn import EpochReport, TrainConfig
 from tierline.models.views import prepare
 
@@ -122,9 +125,43 @@ def test_wrong_options_cost_no_training(tmp_path: Path) -> None:
         {"model": {"device_filter": 3}},
         {"training": {"epochs": 0}},
         {"training": {"device_dropout": 1.0}},
+        {"training": {"learning_rate": float("nan")}},
         {"devices": -1},
     ):
         with pytest.raises(ConfigError):
             train_bundle("digits", tmp_path, progress=never, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="batch_size"):
         TrainConfig(batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.epochs", "abc", r"^training\.epochs = 'abc': expected a whole number$"),
+        ("training.epochs", 2.5, r"^training\.epochs = 2\.5: expected a whole number$"),
+        ("training.batch_size", True, "expected a whole number"),
+        ("training.learning_rate", "fast", r"^training\.learning_rate = 'fast': expected a number$"),
+        ("training.exit_weights", 2, "expected numbers by name of an exit"),
+        ("training.epoch", 2, "training: no option 'epoch'; nearest is \"epochs\""),
+        ("training.seed", 2, r"^training\.seed: follows from"),
+        ("model.num_views", 3, r"^model\.num_views: follows from"),
+        ("model.binary_exits", 1, r"^model\.binary_exits = 1: expected true or false$"),
+        ("model.exit_rule", 4, r"^model\.exit_rule = 4: expected a word$"),
+    ],
+)
+def test_overrides_are_checked_by_type(tmp_path: Path, key: str, value: object, message: str) -> None:
+    section, _, name = key.partition(".")
+    with pytest.raises(ConfigError, match=message):
+        train_bundle("digits", tmp_path, **{section: {name: value}})  # type: ignore[arg-type]
+
+
+def test_every_option_has_a_type_to_check() -> None:
+    given = {"learning_rate": 1, "exit_weights": {"cloud": 2}}
+    assert build(TrainConfig, "training", {"seed": 3}, {"epochs": 2}, given) == TrainConfig(
+        2, 64, 1, 0.12, {"cloud": 2}, 3
+    )
+    fixed = {"num_views": 2, "num_classes": 2, "view_shape": (1, 8, 8)}
+    for cls, known in ((TrainConfig, {}), (DDNNConfig, fixed)):
+        made = build(cls, "any", known, {}, {})
+        again = {f.name: getattr(made, f.name) for f in fields(made) if f.name not in known}
+        assert build(cls, "any", known, {}, again) == made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import onnx
 import torch
 
 from tierline.core.bundle import Bundle
-from tierline.core.catalog import nearest
-from tierline.core.errors import ConfigError
 from tierline.models.calibrate import calibrate, parse_goal
 from tierline.models.data.dataset import Dataset, Report
 from tierline.models.data.load import load
 from tierline.models.ddnn import DDNNConfig
 from tierline.models.evaluate import disagreement, run_bundle
 from tierline.models.export import make_bundle, with_calibration
+from tierline.models.recipe import build
 from tierline.models.train.ddnn import Progress, TrainConfig, predict, train
 from tierline.models.views import prepare, preprocess_for
 
@@ -53,13 +51,9 @@ def train_bundle(
     preprocess = preprocess_for(dataset, devices or dataset.num_views or 6)
     fitted, validation = prepare(dataset.train, preprocess), prepare(dataset.validation, preprocess)
     shape = fitted.images.shape
-    config = _build(
-        DDNNConfig,
-        "model",
-        {"num_views": shape[0], "num_classes": len(dataset.labels), "view_shape": tuple(shape[2:])},
-        model or {},
-    )
-    how = _build(TrainConfig, "train", {"seed": seed, **training_defaults(shape[1])}, training or {})
+    measured = {"num_views": shape[0], "num_classes": len(dataset.labels), "view_shape": tuple(shape[2:])}
+    config = build(DDNNConfig, "model", measured, {}, model or {})
+    how = build(TrainConfig, "training", {"seed": seed}, training_defaults(shape[1]), training or {})
     trained = train(config, fitted, validation, how, progress)
     origin = {
         "command": command,
@@ -99,12 +93,3 @@ def write_samples(path: Path, dataset: Dataset, num: int | None = None) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _build(cls: Any, what: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """A config of `defaults` overridden by `given`. Raises ConfigError for a key it does not know."""
-    valid = [field.name for field in fields(cls)]
-    for key in given:
-        if key not in valid:
-            raise ConfigError(f"{what}: no option {key!r}{nearest(key, valid)}")
-    return cls(**{**defaults, **given})

@@ -49,7 +49,8 @@ def fetch(remote: Remote, data: str, put: str, report: Report | None = None) -> 
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline" / data
     path = cache / remote.file
-    reasons = []
+    reasons: list[str] = []
+    failure: Exception | None = None
     # Two sets may have files of the same name, so a digest decides even about a local file.
     for local in (find_local(f"{data}/{remote.file}"), find_local(remote.file), path if path.exists() else None):
         if local is not None:
@@ -63,17 +64,22 @@ def fetch(remote: Remote, data: str, put: str, report: Report | None = None) -> 
         for url in remote.urls:
             try:
                 _download(url, part, report)
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                reasons.append(f"{url}: {getattr(error, 'reason', error)}")
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                failure = error
                 continue
             found = _digest(part, remote.digest)
             if found == remote.digest:
                 part.replace(path)
                 return path
             reasons.append(f"{url}: digest is {found}, expected {remote.digest}")
+    except OSError as error:
+        raise DataError(f"data {data!r}: {cache} cannot be written ({error.strerror})") from error
     finally:
         part.unlink(missing_ok=True)
-    raise DataError(f"data {data!r}: no file at hand ({'; '.join(reasons)}); put {put} into TIERLINE_DATA_DIR")
+    found_wrong = f" ({'; '.join(reasons)})" if reasons else ""
+    raise DataError(
+        f"data {data!r}: not at hand and cannot be downloaded{found_wrong}; put {put} into TIERLINE_DATA_DIR"
+    ) from failure
 
 
 def _download(url: str, part: Path, report: Report | None) -> None:

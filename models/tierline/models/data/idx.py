@@ -51,15 +51,27 @@ def check_images(images: Array, labels: Array, num_classes: int, where: str) -> 
 
 
 def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
-    """Arrays of a NumPy archive, without pickle. Raises DataError naming a missing key."""
+    """Arrays of a NumPy archive, without pickle. Raises DataError naming the file, what it lacks, and what it needs."""
+    wanted = f"expected an .npz of plain arrays {', '.join(keys)}"
+    try:
+        with path.open("rb") as file:
+            is_zip = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    refused = f"{path}: not a data set archive; {wanted}: replace or remove the file"
+    if not is_zip:
+        raise DataError(refused)
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
-                raise DataError(f"{path}: no array {missing[0]!r}; expected {', '.join(keys)}")
-            return {key: archive[key] for key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a NumPy archive ({error})") from error
+                raise DataError(f"{path}: no array {missing[0]!r}; {wanted}")
+            arrays = {key: archive[key] for key in keys}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(refused) from error  # NumPy's own words recommend to load pickles
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise DataError(refused)  # a member that is no array comes as its bytes
+    return arrays
 
 
 def read_idx(path: Path) -> Array:

@@ -60,13 +60,13 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+        if self.epochs < 1 or self.batch_size < 2 or not 0.0 < self.learning_rate < math.inf:
             raise ConfigError(
-                f"train: epochs = {self.epochs} must be at least 1, batch_size = {self.batch_size} at least 2, "
-                f"learning_rate = {self.learning_rate} above 0"
+                f"training: epochs = {self.epochs} must be at least 1, batch_size = {self.batch_size} at least 2, "
+                f"learning_rate = {self.learning_rate} above 0 and finite"
             )
         if not 0.0 <= self.device_dropout < 1.0:
-            raise ConfigError(f"train: device_dropout = {self.device_dropout} must be in [0, 1)")
+            raise ConfigError(f"training: device_dropout = {self.device_dropout} must be in [0, 1)")
 
 
 _GLANCE = 5
