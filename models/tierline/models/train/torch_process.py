@@ -16,8 +16,7 @@ _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 def one_thread() -> Iterator[None]:
     """Run torch on one thread and restore the number after.
 
-    Sums split over threads round differently, so weights would depend on the machine's cores. Networks of this size
-    gain nothing from a second thread: one is the faster setting on two cores.
+    Sums split over threads round differently, so weights would depend on the machine's cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
