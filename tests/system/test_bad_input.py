@@ -276,7 +276,7 @@ def test_a_mistake_is_one_line(name: str, folder: Path, live: Any, command: Any,
 
 def test_a_port_in_use(folder: Path, live: Any, command: Any, undisturbed: None) -> None:
     taken = live.fleet.address("edge")
-    pattern = rf"listen = '{taken}': cannot listen there; is another process using the port\?"
+    pattern = rf"listen = '{taken}': another process uses this port; choose another one, or stop it"
     one_line(command(*SERVE, "--set", f"node.listen={taken}", cwd=folder), errors.PortInUse, pattern)
     one_line(command(*RUN, "--set", f"node.listen={taken}", cwd=folder), errors.PortInUse, pattern)
 
