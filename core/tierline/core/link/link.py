@@ -49,15 +49,6 @@ class LinkCounters:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class LinkProfile:
-    """What was measured in-band while serving."""
-
-    rtt_ms: float
-    """Smoothed time until a message is acknowledged, the peer's work included; 0 until known."""
-    num_unacked: int
-
-
 class Link:
     """The two halves differ only in who dials; `on_body(link, body, arrived_ns, decode_ns)` takes what arrives."""
 
@@ -90,11 +81,6 @@ class Link:
         return True
 
     @property
-    def num_waiting(self) -> int:
-        """Frames queued and not yet handed to gRPC."""
-        return len(self._outbox)
-
-    @property
     def rtt_ns(self) -> int:
         """Smoothed time from posting a message to its acknowledgement, the peer's work included; 0 until known."""
         return self._session.rtt_ns
@@ -108,9 +94,6 @@ class Link:
     def is_congested(self) -> bool:
         """More messages would only wait at the peer: what is to be sent had better share one."""
         return self._session.is_congested
-
-    def profile(self) -> LinkProfile:
-        return LinkProfile(self._session.rtt_ns / 1e6, self._session.num_unacked)
 
     def opening(self) -> bytes:
         """First bytes of a stream."""
