@@ -32,7 +32,8 @@ import numpy as np
 from tierline.cli.trial.demo import ASSETS
 from tierline.core.bundle import Bundle
 from tierline.core.clock import MonotonicClock
-from tierline.core.flow.coding import codec_for, encode_outputs
+from tierline.core.coding import codec_for
+from tierline.core.flow.coding import encode_outputs
 from tierline.core.flow.desk import offered_codecs
 from tierline.core.flow.host import Host
 from tierline.core.flow.node import EngineSettings, new_epoch

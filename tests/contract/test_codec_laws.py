@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tierline.core import catalog
+from tierline.core.coding import codec_for
 from tierline.core.errors import CorruptPayload, ShapeMismatch, UnknownCodec
 from tierline.core.types import Payload, TensorSpec
 
 NAMES = catalog.names("codec")
-CASES = [(name, dtype) for name in NAMES for dtype in catalog.load("codec", name).dtypes]
+OPTIONS = ("affine:1", "affine:3", "affine:4")
+"""Tokens beside the defaults: options and compositions that have a byte layout of their own."""
+TOKENS = (*NAMES, *OPTIONS)
+CASES = [(token, dtype) for token in TOKENS for dtype in codec_for(token).dtypes]
 SHAPES = [(), (1,), (5,), (0,), (4, 8, 8), (3, 7)]
 quick = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 
@@ -38,7 +42,7 @@ def error_of(x: np.ndarray, y: np.ndarray) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    codec, spec = catalog.make("codec", name), TensorSpec(dtype, shape)
+    codec, spec = codec_for(name), TensorSpec(dtype, shape)
     for num_rows in (0, 1, 3):
         x_B = batch(dtype, num_rows, shape)
         payload = codec.encode(x_B)
@@ -47,6 +51,9 @@ def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shap
         smallest, largest = codec.size_bounds(spec, num_rows)
         assert smallest <= payload.num_bytes <= largest
         decoded = codec.decode(payload, spec)
+        into = np.empty_like(x_B)
+        assert codec.decode(payload, spec, out=into) is into
+        assert np.array_equal(into, decoded)
         assert decoded.dtype == x_B.dtype
         assert decoded.shape == x_B.shape
         assert decoded.flags.writeable
@@ -56,14 +63,14 @@ def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shap
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_batch_equals_single_rows_one_after_the_other(name: str, dtype: str) -> None:
-    codec, x_B = catalog.make("codec", name), batch(dtype, 5, (3, 7))
+    codec, x_B = codec_for(name), batch(dtype, 5, (3, 7))
     singles = [codec.encode(x_B[i : i + 1]).data for i in range(5)]
     assert codec.encode(x_B).data == b"".join(singles)
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
-    codec, x_B = catalog.make("codec", name), batch(dtype, 4, (6, 5))
+    codec, x_B = codec_for(name), batch(dtype, 4, (6, 5))
     expected = codec.encode(x_B).data
     assert codec.encode(np.asfortranarray(x_B)).data == expected
     assert codec.encode(x_B[::-1][::-1]).data == expected
@@ -73,15 +80,15 @@ def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
     assert codec.encode(read_only).data == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 def test_encoding_is_deterministic_for_a_seed_and_leaves_its_input_alone(name: str) -> None:
-    codec, x_B = catalog.make("codec", name), batch("float32", 3, (9,))
+    codec, x_B = codec_for(name), batch("float32", 3, (9,))
     before = x_B.copy()
     assert codec.encode(x_B, seed=5) == codec.encode(x_B, seed=5)
     assert np.array_equal(x_B, before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 @quick
 @given(
     x_B=hnp.arrays(
@@ -91,37 +98,47 @@ def test_encoding_is_deterministic_for_a_seed_and_leaves_its_input_alone(name: s
     )
 )
 def test_error_stays_within_max_error_for_any_finite_floats(name: str, x_B: np.ndarray) -> None:
-    codec = catalog.make("codec", name)
+    codec = codec_for(name)
     bound = codec.max_error(x_B)
     decoded = codec.decode(codec.encode(x_B), TensorSpec("float32", x_B.shape[1:]))
     assert math.isinf(bound) or error_of(x_B, decoded) <= bound
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
+def test_an_out_that_does_not_fit_is_refused(name: str) -> None:
+    codec, spec = codec_for(name), TensorSpec("float32", (6,))
+    payload = codec.encode(batch("float32", 2, (6,)))
+    wide = np.empty((2, 12), np.float32)
+    for out in (np.empty((3, 6), np.float32), np.empty((2, 6)), wide[:, ::2]):
+        with pytest.raises(ShapeMismatch, match="out"):
+            codec.decode(payload, spec, out=out)
+
+
+@pytest.mark.parametrize("name", TOKENS)
 @pytest.mark.parametrize("dtype", ["float64", "complex64", "uint16", ">f4"])
 def test_other_dtypes_are_refused(name: str, dtype: str) -> None:
     with pytest.raises(ShapeMismatch, match=name):
-        catalog.make("codec", name).encode(np.zeros((1, 4), dtype))
+        codec_for(name).encode(np.zeros((1, 4), dtype))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 def test_a_scalar_is_no_batch(name: str) -> None:
     with pytest.raises(ShapeMismatch, match=name):
-        catalog.make("codec", name).encode(np.float32(1).reshape(()))
+        codec_for(name).encode(np.float32(1).reshape(()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 def test_truncated_and_padded_data_is_corrupt(name: str) -> None:
-    codec, spec = catalog.make("codec", name), TensorSpec("float32", (3, 7))
+    codec, spec = codec_for(name), TensorSpec("float32", (3, 7))
     good = codec.encode(batch("float32", 2, (3, 7)))
     for data in (b"", good.data[:-1], good.data + b"\0", good.data * 2):
         with pytest.raises(CorruptPayload, match=name):
             codec.decode(Payload(name, "float32", good.shape, data), spec)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 def test_headers_that_were_not_agreed_are_corrupt(name: str) -> None:
-    codec, spec = catalog.make("codec", name), TensorSpec("float32", (4,))
+    codec, spec = codec_for(name), TensorSpec("float32", (4,))
     good = codec.encode(batch("float32", 2, (4,)))
     wrong = [
         Payload("other", "float32", good.shape, good.data),
@@ -140,9 +157,9 @@ def test_headers_that_were_not_agreed_are_corrupt(name: str) -> None:
         codec.decode(good, spec, max_rows=1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 def test_a_huge_claim_allocates_nothing(name: str) -> None:
-    codec = catalog.make("codec", name)
+    codec = codec_for(name)
     big = 1 << 40
     tracemalloc.start()
     try:
@@ -162,11 +179,11 @@ def test_a_huge_claim_allocates_nothing(name: str) -> None:
 dimension = st.integers(-3, 9) | st.integers(-(1 << 70), 1 << 70)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOKENS)
 @quick
 @given(data=st.data())
 def test_hostile_payloads_decode_or_raise_the_documented_errors(name: str, data: st.DataObject) -> None:
-    codec = catalog.make("codec", name)
+    codec = codec_for(name)
     spec = TensorSpec("float32", data.draw(st.sampled_from([(), (0,), (3,), (2, 4)])))
     shape = data.draw(
         st.builds(lambda n: (n, *spec.shape), dimension) | st.lists(dimension, max_size=4).map(tuple), label="shape"

@@ -19,8 +19,8 @@ PACKAGES = {
 # A new name here needs a reason that no room and no other package can hold it.
 # fmt: off
 CORE = {
-    "errors", "protocols", "types", "arrays", "rng", "clock", "plan", "bundle", "catalog", "wire", "config", "client",
-    "preprocess", "uri", "decide", "pki", "invite",
+    "errors", "protocols", "types", "arrays", "rng", "clock", "plan", "bundle", "catalog", "coding", "wire",
+    "config", "client", "preprocess", "uri", "decide", "pki", "invite",
     "codec", "engine", "exit", "aggregate", "task", "source", "sink", "link", "flow", "telemetry",
 }
 # fmt: on

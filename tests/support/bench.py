@@ -12,7 +12,7 @@ from tiny_bundle import VIEWS, images, three_tiers
 
 from tierline.core.bundle import Bundle
 from tierline.core.clock import ManualClock
-from tierline.core.flow.coding import codec_for
+from tierline.core.coding import codec_for
 from tierline.core.flow.forward import Forwarder
 from tierline.core.flow.journey import NUM_SPANS, PartRow
 from tierline.core.flow.junction import Junction

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tierline.core.coding import codec_for
 from tierline.core.errors import BadFrame, CorruptPayload, ShapeMismatch, UnknownCodec
-from tierline.core.flow.coding import codec_for, decode_rows
+from tierline.core.flow.coding import decode_rows
 from tierline.core.link import messages as m
 from tierline.core.link.link import tensors
 from tierline.core.types import NodeId, Payload, SampleId, TensorSpec

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tierline.core import catalog
+from tierline.core.coding import codec_for
 from tierline.core.types import Payload, TensorSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,7 +36,7 @@ def array(case: dict[str, Any], key: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("codec", "case"), cases())
 def test_writes_the_golden_bytes(codec: str, case: dict[str, Any]) -> None:
-    payload = catalog.make("codec", codec).encode(array(case, "input"))
+    payload = codec_for(codec).encode(array(case, "input"))
     assert payload.data.hex() == case["data"]
     assert (payload.codec, payload.dtype, list(payload.shape)) == (codec, case["dtype"], case["shape"])
 
@@ -44,7 +45,7 @@ def test_writes_the_golden_bytes(codec: str, case: dict[str, Any]) -> None:
 def test_reads_the_golden_bytes(codec: str, case: dict[str, Any]) -> None:
     shape = tuple(case["shape"])
     payload = Payload(codec, case["dtype"], shape, bytes.fromhex(case["data"]))
-    decoded = catalog.make("codec", codec).decode(payload, TensorSpec(case["dtype"], shape[1:]))
+    decoded = codec_for(codec).decode(payload, TensorSpec(case["dtype"], shape[1:]))
     assert decoded.tobytes() == array(case, "output").tobytes()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tierline.core.telemetry.ledger import Ledger
 from tierline.core.types import Answer, Array, Arrays, Payload, SampleId, TensorSpec
@@ -22,14 +22,27 @@ class Clock(Protocol):
 class Codec(Protocol):
     """Tensor to bytes and back; stateless and thread-safe. Rows are coded independently: batch equals single."""
 
-    def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
-        """Code a batch. Raises ShapeMismatch for a dtype this codec does not take."""
+    dtypes: ClassVar[tuple[str, ...]]
+    """dtype names it takes."""
+    role: ClassVar[str]
+    """`values`, `select` or `bytes`: how it composes, see `core.coding`."""
+
+    @property
+    def token(self) -> str:
+        """What a Payload and a Plan call it: name, options and wrapped codecs, e.g. `sparse_bitmap+affine:4`."""
         ...
 
-    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096) -> Array:
-        """Decode at most `max_rows` rows of `limit`'s dtype and shape.
+    def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
+        """Code a batch; `seed` (below 2^53) starts the randomness of codecs that have some.
 
-        Everything is checked before anything is allocated. Raises CorruptPayload.
+        Raises ShapeMismatch for a dtype this codec does not take, CodecError for values it has no place for.
+        """
+        ...
+
+    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
+        """Decode at most `max_rows` rows of `limit`'s dtype and shape, into `out` if given (C-contiguous, exact shape).
+
+        Everything is checked before anything is allocated. Raises CorruptPayload; `out` then holds anything.
         """
         ...
 

@@ -11,8 +11,8 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from tierline.core.coding import codec_for
 from tierline.core.errors import AdmissionRefused, PlanError, ShapeMismatch, TierlineError
-from tierline.core.flow.coding import codec_for
 from tierline.core.link.status import abort
 from tierline.core.protocols import Outcome
 from tierline.core.telemetry.record import outcome_line

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from tierline.core.bundle import Bundle, Calibration, CurvePoint, Manifest
 from tierline.core.catalog import nearest
+from tierline.core.coding import codec_for
 from tierline.core.errors import ConfigError
-from tierline.core.flow.levels import codec_of
 from tierline.models.evaluate import ExitOutputs, route
 
 STEPS = 20
@@ -38,7 +38,7 @@ def ddnn_bytes_early(num_classes: int, local_share: float, feature_bytes: float)
 def feature_bytes(manifest: Manifest, level: int) -> float:
     """Coded bytes of one row of a level's feature (level 0: of one device)."""
     section = next(iter(manifest.levels[level].sections.values()))
-    codec = codec_of(manifest.levels[level].feature_codec)
+    codec = codec_for(manifest.levels[level].feature_codec)
     return float(codec.size_bounds(section.outputs["feature"].spec)[1])
 
 

@@ -11,9 +11,10 @@ from bench import MS, Bench, TickingClock, damaged, device_outputs, oracle_views
 from tiny_bundle import make_tiny_bundle
 
 from tierline.core.bundle import Bundle
+from tierline.core.coding import codec_for
 from tierline.core.errors import AdmissionRefused
 from tierline.core.flow import forward as forward_module
-from tierline.core.flow.coding import codec_for, decode_rows
+from tierline.core.flow.coding import decode_rows
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.flow.timers import Timers

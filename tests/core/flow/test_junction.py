@@ -12,9 +12,10 @@ from bench import ALWAYS_LEAVE, MS, NEVER_LEAVE, Bench, damaged, device_outputs,
 from tiny_bundle import VIEWS, make_tiny_bundle
 
 from tierline.core.bundle import Bundle
+from tierline.core.coding import codec_for
 from tierline.core.errors import AdmissionRefused, PlanError
 from tierline.core.flow import junction as junction_module
-from tierline.core.flow.coding import codec_for, decode_rows
+from tierline.core.flow.coding import decode_rows
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.link import messages as m

@@ -11,8 +11,8 @@ from bench import MS, NUM_SAMPLES, Bench, device_outputs, oracle_views
 from tiny_bundle import VIEWS
 
 from tierline.core.bundle import Bundle
+from tierline.core.coding import codec_for
 from tierline.core.flow import attendance, junction
-from tierline.core.flow.coding import codec_for
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.link import messages as m

@@ -11,7 +11,7 @@ import numpy as np
 from tierline.cli.trial.answers import Record
 from tierline.cli.trial.hierarchy import EDGE, device_of
 from tierline.core.bundle import Bundle, Level
-from tierline.core.flow.coding import codec_for
+from tierline.core.coding import codec_for
 from tierline.core.flow.levels import LOGITS, engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.preprocess import Preprocessor

@@ -37,3 +37,15 @@ def check_length(payload: Payload, expected: int) -> None:
     """Raise CorruptPayload unless the data has exactly `expected` bytes."""
     if len(payload.data) != expected:
         raise CorruptPayload(f"{payload.codec}: {len(payload.data)} bytes of data, its shape needs {expected}")
+
+
+def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
+    """The array to decode into: `out`, or a new one. Raises ShapeMismatch for an `out` that does not fit exactly."""
+    shape = (num_rows, *limit.shape)
+    if out is None:
+        return np.empty(shape, limit.dtype)
+    if out.shape != shape or out.dtype != np.dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ShapeMismatch(
+            f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
+        )
+    return out

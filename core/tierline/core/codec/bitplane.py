@@ -13,39 +13,40 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows
+from tierline.core.codec._check import check_head, check_length, float_rows, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
-from tierline.kernels.numpy import bitplane_decode, bitplane_encode
+from tierline.kernels import bitplane as kernel
 
 
 class Bitplane:
     """Codec `bitplane`."""
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    role: ClassVar[str] = "values"
+    token: ClassVar[str] = "bitplane"
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
-        rows_BV = float_rows(x_B, "bitplane")
-        least = np.minimum.reduce(rows_BV, axis=None, initial=np.inf)  # NaN wins every minimum
-        if least != least:
-            raise CodecError("bitplane: a value is NaN, which has no sign; use float16 or raw for such values")
-        return Payload("bitplane", "float32", x_B.shape, bitplane_encode(rows_BV).tobytes())
+        try:
+            return Payload("bitplane", "float32", x_B.shape, kernel.encode(float_rows(x_B, "bitplane")))
+        except ValueError as error:
+            raise CodecError(f"bitplane: {error}; use float16 or raw for such values") from None
 
-    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096) -> Array:
+    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "bitplane", self.dtypes, limit, max_rows)
         num_values = math.prod(limit.shape)
-        num_row_bytes = (num_values + 7) // 8
-        check_length(payload, num_rows * num_row_bytes)
-        packed_BP = np.frombuffer(payload.data, np.uint8).reshape(num_rows, num_row_bytes)
+        check_length(payload, num_rows * kernel.row_bytes(num_values))
+        x_B = result(out, num_rows, limit)
         try:
-            return bitplane_decode(packed_BP, num_values).reshape(num_rows, *limit.shape)
+            kernel.decode(payload.data, x_B.reshape(num_rows, num_values))
         except ValueError as error:
             raise CorruptPayload(f"bitplane: {error}") from None
+        return x_B
 
     def max_error(self, x_B: Array) -> float:
         """Exact: the largest distance to +-1, 0.0 for binary features."""
         return float(np.max(np.abs(x_B - np.where(x_B >= 0, 1, -1)), initial=0.0))
 
     def size_bounds(self, spec: TensorSpec, num_rows: int = 1) -> tuple[int, int]:
-        num_bytes = num_rows * ((math.prod(spec.shape) + 7) // 8)
+        num_bytes = num_rows * (kernel.row_bytes(math.prod(spec.shape)))
         return num_bytes, num_bytes

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows
+from tierline.core.codec._check import check_head, check_length, float_rows, result
 from tierline.core.types import Array, Payload, TensorSpec
 
 
@@ -19,16 +19,20 @@ class Float16:
     """Codec `float16`."""
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    role: ClassVar[str] = "values"
+    token: ClassVar[str] = "float16"
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         with np.errstate(over="ignore"):
             data = float_rows(x_B, "float16").astype("<f2").tobytes()
         return Payload("float16", "float32", x_B.shape, data)
 
-    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096) -> Array:
+    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "float16", self.dtypes, limit, max_rows)
         check_length(payload, 2 * num_rows * math.prod(limit.shape))
-        return np.frombuffer(payload.data, "<f2").reshape(num_rows, *limit.shape).astype(np.float32)
+        x_B = result(out, num_rows, limit)
+        x_B[...] = np.frombuffer(payload.data, "<f2").reshape(x_B.shape)
+        return x_B
 
     def max_error(self, x_B: Array) -> float:
         """The error itself, since rounding is deterministic; NaN and infinities cost nothing."""

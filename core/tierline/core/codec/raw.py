@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length
+from tierline.core.codec._check import check_head, check_length, result
 from tierline.core.errors import CorruptPayload, ShapeMismatch
 from tierline.core.types import Array, Payload, TensorSpec
 
@@ -24,6 +24,8 @@ class Raw:
     """Codec `raw`."""
 
     dtypes: ClassVar[tuple[str, ...]] = _NAMES
+    role: ClassVar[str] = "values"
+    token: ClassVar[str] = "raw"
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         name = _BY_DTYPE.get(x_B.dtype)
@@ -33,14 +35,15 @@ class Raw:
             )
         return Payload("raw", name, x_B.shape, x_B.astype(_ON_WIRE[name], copy=False).tobytes())
 
-    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096) -> Array:
+    def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "raw", _NAMES, limit, max_rows)
         on_wire = _ON_WIRE[limit.dtype]
         check_length(payload, num_rows * math.prod(limit.shape) * on_wire.itemsize)
         if limit.dtype == "bool" and payload.data.translate(None, b"\0\1"):
             raise CorruptPayload("raw: a bool is neither 0 nor 1")
-        coded = np.frombuffer(payload.data, on_wire).reshape(num_rows, *limit.shape)
-        return coded.astype(limit.dtype)  # a copy: writable, aligned, and free of the message it came in
+        x_B = result(out, num_rows, limit)  # a copy: writable, aligned, and free of the message it came in
+        x_B[...] = np.frombuffer(payload.data, on_wire).reshape(x_B.shape)
+        return x_B
 
     def max_error(self, x_B: Array) -> float:
         return 0.0

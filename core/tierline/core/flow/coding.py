@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from tierline.core import catalog
-from tierline.core.errors import CorruptPayload, UnknownCodec
+from tierline.core.coding import codec_for
+from tierline.core.errors import CorruptPayload
 from tierline.core.flow.levels import LOGITS
 from tierline.core.link.messages import Verdict
-from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.core.wire import MAX_ROWS
 
@@ -16,16 +13,6 @@ OUTPUT_CODEC = "raw"
 """Outputs of exits are a few bytes and decide answers: they travel as they are."""
 EXACT_CODEC = "float16"
 """For fused features that are no longer +-1 but still few bits wide (zeros where a view is absent)."""
-
-
-@cache
-def codec_for(token: str) -> Codec:
-    """The codec a peer named; only names, for a catalogue also takes files. Raises UnknownCodec."""
-    known = catalog.names("codec")
-    if token not in known:
-        raise UnknownCodec(f"no such codec: {token[:40]!r}{catalog.nearest(token[:40], known)}")
-    codec: Codec = catalog.make("codec", token)
-    return codec
 
 
 def decode_rows(payload: Payload, spec: TensorSpec) -> Array:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tierline.core.coding import codec_for
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.coding import codec_for, decode_outputs, encode_outputs
+from tierline.core.flow.coding import decode_outputs, encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow, count_degraded
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port

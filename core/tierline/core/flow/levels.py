@@ -13,7 +13,7 @@ import numpy as np
 from tierline.core import catalog
 from tierline.core.bundle import Bundle, Level, Section
 from tierline.core.errors import BundleError
-from tierline.core.protocols import Aggregator, Codec, Engine, ExitRule, Task
+from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
 from tierline.core.types import Array, Arrays, TensorSpec
 
 LOGITS = "logits"
@@ -135,12 +135,6 @@ def engine_maker(name: str, threads: int = 1) -> MakeEngine:
         return engine
 
     return make
-
-
-def codec_of(name: str) -> Codec:
-    """A codec by wire token."""
-    codec: Codec = catalog.make("codec", name)
-    return codec
 
 
 def stack(rows: list[list[Array | None]], spec: TensorSpec) -> tuple[Array, Array]:

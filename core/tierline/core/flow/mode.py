@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tierline.core.flow.coding import codec_for, encode_outputs
+from tierline.core.coding import codec_for
+from tierline.core.flow.coding import encode_outputs
 from tierline.core.flow.levels import LOGITS, LevelRunner
 from tierline.core.link import messages as m
 from tierline.core.types import NodeId, SampleId

@@ -1,13 +1,85 @@
+"""The arithmetic of `affine` and `bitplane`, of the NumPy oracles and of the compiled kernels alike."""
+
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from tierline.kernels.numpy import HEADER_BYTES, affine_decode, affine_encode, bitplane_decode, bitplane_encode
+from tierline.kernels import affine, bitplane
+from tierline.kernels.library import library
+from tierline.kernels.numpy import affine as affine_oracle
+from tierline.kernels.numpy import bitplane as bitplane_oracle
+from tierline.kernels.numpy.affine import HEADER_BYTES
 
 RNG = np.random.default_rng(5)
+MODULES = {"numpy": (affine_oracle, bitplane_oracle), "compiled": (affine, bitplane)}
+_in_use: list[ModuleType] = [affine_oracle, bitplane_oracle]
+
+
+@pytest.fixture(params=sorted(MODULES), autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "compiled" and library() is None:
+        pytest.skip("no C++ compiler")
+    _in_use[:] = MODULES[request.param]
+    yield
+    _in_use[:] = MODULES["numpy"]
+
+
+def affine_encode(x_BV: np.ndarray, bits: int = 8) -> np.ndarray:
+    data = _in_use[0].encode(x_BV, bits)
+    return np.frombuffer(data, np.uint8).reshape(len(x_BV), affine_oracle.row_bytes(x_BV.shape[1], bits))
+
+
+def affine_decode(coded_BP: np.ndarray, bits: int = 8) -> np.ndarray:
+    num_values = (coded_BP.shape[1] - HEADER_BYTES) * 8 // bits
+    x_BV = np.empty((len(coded_BP), num_values), np.float32)
+    _in_use[0].decode(coded_BP.tobytes(), x_BV, bits)
+    return x_BV
+
+
+def bitplane_encode(x_BV: np.ndarray) -> np.ndarray:
+    data = _in_use[1].encode(x_BV)
+    return np.frombuffer(data, np.uint8).reshape(len(x_BV), bitplane_oracle.row_bytes(x_BV.shape[1]))
+
+
+def bitplane_decode(packed_BP: np.ndarray, num_values: int) -> np.ndarray:
+    x_BV = np.empty((len(packed_BP), num_values), np.float32)
+    _in_use[1].decode(packed_BP.tobytes(), x_BV)
+    return x_BV
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 64), (5, 1001)], ids=str)
+def test_both_write_and_read_the_same_bytes(shape: tuple[int, int], bits: int) -> None:
+    x_BV = (RNG.normal(size=shape) * 10.0 ** RNG.integers(-30, 30, (shape[0], 1))).astype(np.float32)
+    coded_BP = affine_encode(x_BV, bits)
+    assert coded_BP.tobytes() == affine_oracle.encode(x_BV, bits)
+    expected_BV = np.empty_like(x_BV)
+    affine_oracle.decode(coded_BP.tobytes(), expected_BV, bits)
+    decoded_BV = np.empty_like(x_BV)
+    _in_use[0].decode(coded_BP.tobytes(), decoded_BV, bits)
+    assert decoded_BV.tobytes() == expected_BV.tobytes()
+    assert bitplane_encode(x_BV).tobytes() == bitplane_oracle.encode(x_BV)
+
+
+def test_affine_codes_are_one_stream_of_bits_lowest_first() -> None:
+    x_BV = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 7, 0]], np.float32)
+    word = sum(code << (3 * i) for i, code in enumerate([0, 1, 2, 3, 4, 5, 6, 7, 7, 0]))
+    assert affine_encode(x_BV, 3).tobytes() == struct.pack("<ff", 0.0, 1.0) + word.to_bytes(4, "little")
+
+
+def test_affine_writes_a_zero_minimum_as_positive() -> None:
+    assert affine_encode(np.array([[-0.0, 1.0]], np.float32))[0, :4].tobytes() == bytes(4)
+
+
+def test_affine_refuses_set_padding() -> None:
+    row = struct.pack("<ff", 0, 1) + bytes([0x00, 0xF0])
+    with pytest.raises(ValueError, match="padding"):
+        _in_use[0].decode(row, np.empty((1, 3), np.float32), 4)
 
 
 def test_affine_bytes_by_hand() -> None:

@@ -1,0 +1,107 @@
+"""Codecs by wire token. A token is stages joined by `+`: `affine:4`, `sparse_bitmap+affine:4+zstd`.
+
+A stage is a catalogue name and its options, split by `:`; positional ones in the order of the codec's keyword-only
+constructor, others as `key=value` (`affine:4:rounding=stochastic`). Stages are of three roles:
+
+- `values`: turns rows of values into bytes; exactly one, `raw` where none is named.
+- `select`: chooses values and hands them to the stages right of it (`sparse_bitmap`, `topk`).
+- `bytes`: a lossless last stage over all bytes made so far (`zstd`).
+
+A `select` or `bytes` class takes the codec it wraps as its first argument, and is a codec itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+from typing import Any
+
+from tierline.core import catalog
+from tierline.core.errors import ConfigError, MissingDependency, UnknownCodec
+from tierline.core.protocols import Codec
+
+MAX_TOKEN = 120
+"""Characters of a token; a peer's longer one is refused before it is parsed."""
+MAX_STAGES = 4
+
+
+@lru_cache(maxsize=256)
+def codec_for(token: str) -> Codec:
+    """The codec of a token, one instance per token. Raises UnknownCodec naming the stage that is wrong."""
+    stages = token.split("+") if len(token) <= MAX_TOKEN else []
+    if not 0 < len(stages) <= MAX_STAGES:
+        raise UnknownCodec(f"no such codec: {token[:40]!r}; a token has 1 to {MAX_STAGES} stages, joined by '+'")
+    made: Codec | None = None
+    after = [stage for stage in stages if _role(stage) == "bytes"]
+    before = [stage for stage in stages if _role(stage) != "bytes"]
+    if stages != before + after:
+        raise UnknownCodec(f"codec {token!r}: {after[0]!r} packs bytes, so it comes last")
+    if not before or _role(before[-1]) == "select":
+        made = codec_for("raw")
+    for stage in reversed(before):
+        if _role(stage) == "values" and made is not None:
+            raise UnknownCodec(
+                f"codec {token!r}: {stage!r} turns values into bytes, so it is the last but for those that pack"
+            )
+        made = _make(stage, made)
+    for stage in after:
+        made = _make(stage, made)
+    assert made is not None  # there is at least one stage
+    return made
+
+
+def stage_names(token: str) -> tuple[str, ...]:
+    """Catalogue names that a token uses, which both ends of a link must have."""
+    return tuple(stage.split(":")[0] for stage in token.split("+"))
+
+
+def canonical(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Token of one stage: its name and the options that differ from their defaults, the first one positional."""
+    changed = {key: value for key, value in options.items() if value != defaults[key]}
+    first = next(iter(defaults), None)
+    words = [f"{value:g}" if isinstance(value, float) else str(value) for value in changed.values()]
+    return ":".join([name, *(w if key == first else f"{key}={w}" for key, w in zip(changed, words, strict=True))])
+
+
+def _role(stage: str) -> str:
+    role: str = _class(stage.split(":")[0]).role
+    return role
+
+
+def _class(name: str) -> type[Any]:
+    known = catalog.names("codec")  # only names, for a catalogue also takes files
+    if name not in known:
+        raise UnknownCodec(f"no such codec: {name[:40]!r}{catalog.nearest(name[:40], known)}")
+    try:
+        return catalog.load("codec", name)
+    except MissingDependency as error:
+        raise UnknownCodec(str(error)) from None
+
+
+def _make(stage: str, inner: Codec | None) -> Codec:
+    name, *words = stage.split(":")
+    cls = _class(name)
+    parameters = inspect.signature(cls).parameters.values()
+    types = {p.name: type(p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options: dict[str, Any] = {}
+    for at, word in enumerate(words):
+        key, _, value = word.rpartition("=")
+        if not key and at >= len(types):
+            raise UnknownCodec(f"codec {stage!r}: takes at most {len(types)} options")
+        key = key or list(types)[at]
+        parameter = next((p for p in parameters if p.name == key), None)
+        if parameter is None:
+            raise UnknownCodec(
+                f"codec {stage!r}: no option {key!r}{catalog.nearest(key, [p.name for p in parameters])}"
+            )
+        try:
+            options[key] = type(parameter.default)(value)
+        except ValueError:
+            raise UnknownCodec(
+                f"codec {stage!r}: {key} is {value!r}, not a {type(parameter.default).__name__}"
+            ) from None
+    try:
+        made: Codec = cls(**options) if inner is None or cls.role == "values" else cls(inner, **options)
+    except ConfigError as error:
+        raise UnknownCodec(f"codec {stage!r}: {error}") from None
+    return made

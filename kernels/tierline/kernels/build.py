@@ -1,0 +1,75 @@
+"""Compiles `src/` into the CPU library, once per source, compiler, flags and machine type, into a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).parent / "src"
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra")
+LINK = ("-shared", "-fPIC")
+
+
+class BuildError(Exception):
+    """No library: no compiler, or the compiler's own words."""
+
+
+def cache_dir() -> Path:
+    """`TIERLINE_CACHE_DIR`, else `tierline` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    if given := os.environ.get("TIERLINE_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline"
+
+
+def compiler() -> str:
+    """`CXX`, else the first of c++, g++, clang++ on PATH. Raises BuildError."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise BuildError("no C++ compiler on PATH; install g++ or clang, or set CXX")
+
+
+def translation_unit() -> str:
+    """One unit of all headers: a codec is added by adding its header."""
+    return "".join(f'#include "{path.name}"\n' for path in sorted(SOURCE.glob("*.h")))
+
+
+def library(cxx: str | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
+    """Path of the compiled library, built now unless the cache holds it. Raises BuildError."""
+    cxx = cxx or compiler()
+    version = _run([cxx, "--version"]).splitlines()[0]
+    digest = hashlib.blake2b(digest_size=12)
+    for part in (version, platform.machine(), *flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob("*.h")))):
+        digest.update(part.encode() + b"\0")
+    path = cache_dir() / "kernels" / f"{platform.machine()}-{digest.hexdigest()}.so"
+    if not path.is_file():
+        _compile(cxx, flags, path)
+    return path
+
+
+def _compile(cxx: str, flags: tuple[str, ...], path: Path) -> None:
+    """Into a temporary name beside `path` and renamed, so that processes that build at once do not meet half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            unit, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+            unit.write_text(translation_unit())
+            _run([cxx, *flags, *LINK, "-I", str(SOURCE), str(unit), "-o", str(made)])
+            made.replace(path)
+    except OSError as error:
+        raise BuildError(f"{path.parent}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR") from error
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{command[0]} failed with status {done.returncode}: {done.stderr.strip()[:2000]}")
+    return done.stdout
