@@ -132,7 +132,11 @@ class Capture:
 
 
 class Source(Protocol):
-    """Where one view comes from."""
+    """Where one view comes from. Its constructor starts nothing."""
+
+    async def check(self) -> None:
+        """Raise what `open` would raise for a missing file or program, and start nothing."""
+        ...
 
     async def open(self) -> None: ...
 

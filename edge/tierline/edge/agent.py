@@ -86,6 +86,7 @@ class Agent:
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
+        await self.cameras.check()  # found now, also where the parent is away for long
         known = self._store.last() if self._given is None else None
         if self._dialler is None:
             known = self._plan_for_one()
