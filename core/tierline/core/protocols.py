@@ -174,7 +174,7 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Where outcomes go."""
+    """Where outcomes go. Its constructor raises for what cannot work, and writes and starts nothing."""
 
     async def put(self, outcome: Outcome) -> None: ...
 
