@@ -102,6 +102,8 @@ def load_agent(
     if not config.source and not config.node.listen:
         raise ConfigError(f"{path.name}: neither a [[source]] nor node.listen: this node has nothing to do; add one")
     node = config.node
+    if not node.parent and not config.bundle:
+        raise ConfigError(f"{path.name}: neither node.parent nor bundle is set: nothing says what to run; set one")
     state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
     tls = config.tls
     value = msgspec.structs.replace(
