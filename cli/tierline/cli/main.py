@@ -53,7 +53,10 @@ def _run(argv: Sequence[str] | None, interrupts: Sequence[int]) -> int:
             return run_node(arguments[0], arguments[2:])
         from tierline.cli.app import run_app
 
-        return run_app(arguments)
+        code = run_app(arguments)
+        if code and interrupts:  # a check that failed only because its import was interrupted
+            raise KeyboardInterrupt
+        return code
     except TierlineError as error:
         if interrupts:
             raise KeyboardInterrupt from None

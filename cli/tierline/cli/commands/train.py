@@ -29,12 +29,15 @@ def train(
     output: OutputOption = None,
 ) -> None:
     """Train a DDNN and write a Bundle. `--set model.device_filters=16`, `--set training.epochs=8` change the recipe."""
-    from tierline.cli.folders import check_file, check_new_folder
+    from tierline.cli.folders import check_file, check_new_folder, whole_folder
+    from tierline.cli.signals import exit_on_signals
     from tierline.cli.trial.training import announce, parse_overrides, require_torch
 
     check_new_folder("--out", out)
     check_file("--output", output)
     require_torch("train")
+    exit_on_signals()
+    from tierline.core.bundle import MANIFEST
     from tierline.models.make import train_bundle, write_samples
 
     def say(line: str) -> None:
@@ -42,19 +45,20 @@ def train(
 
     recipe = parse_overrides(overrides or [])
     started = time.monotonic()
-    bundle, dataset = train_bundle(
-        data,
-        out,
-        devices=devices,
-        seed=seed,
-        model=recipe["model"],
-        training=recipe["training"],
-        thresholds=thresholds,
-        progress=announce(say),
-        command="tierline train",
-    )
-    if samples:
-        write_samples(out / "samples.npz", dataset, samples)
+    with whole_folder(out, last=MANIFEST) as folder:
+        bundle, dataset = train_bundle(
+            data,
+            folder,
+            devices=devices,
+            seed=seed,
+            model=recipe["model"],
+            training=recipe["training"],
+            thresholds=thresholds,
+            progress=announce(say),
+            command="tierline train",
+        )
+        if samples:
+            write_samples(folder / "samples.npz", dataset, samples)
     say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {out}")
     calibration = bundle.manifest.calibration
     assert calibration is not None
