@@ -181,6 +181,14 @@ def test_doctor_passes_here_and_names_the_fix_elsewhere(files: Path) -> None:
     assert not (files / "xdg").exists()
 
 
+def test_onnxruntime_leaves_no_trace(files: Path) -> None:
+    home = files / "home"
+    home.mkdir()
+    here = {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    assert run("doctor", cwd=files, **here).returncode == 0
+    assert list(home.rglob("*")) == []
+
+
 def test_doctor_fails_where_state_cannot_be_written(files: Path) -> None:
     result = run("doctor", "--state-dir", "/proc/tierline", "--format", "json", cwd=files)
     (state,) = [check for check in json.loads(result.stdout) if check["check"] == "state folder"]
