@@ -127,6 +127,8 @@ def test_version_and_help(files: Path) -> None:
     for arguments in ([], ["--help"]):
         text = run(*arguments, cwd=files).stdout
         assert [name for name in app.COMMANDS if not re.search(rf"^  {name} +\S", text, re.MULTILINE)] == []
+    for arguments in (["-h"], ["bench", "-h"], ["cloud", "init", "-h"], ["demo", "-h"]):
+        assert run(*arguments, cwd=files).stdout.startswith("Usage: tierline")
     assert "--stop-with-stdin" in run("edge", "run", "--help", cwd=files).stdout
     assert "--host" in run("cloud", "init", "--help", cwd=files).stdout
 
