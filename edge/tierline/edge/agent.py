@@ -20,6 +20,7 @@ from tierline.core.bundle import Bundle
 from tierline.core.errors import DigestMismatch, PlanError
 from tierline.core.flow.desk import offered_codecs
 from tierline.core.flow.host import Host, engine_settings, own_version
+from tierline.core.flow.node import EngineSettings
 from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
@@ -32,7 +33,7 @@ from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
 from tierline.edge.config import AgentConfig, SourceConfig
-from tierline.edge.service import access_handlers
+from tierline.edge.service import Access
 
 LOG = logging.getLogger("tierline.edge")
 
@@ -59,17 +60,20 @@ class Agent:
         self._store = BundleStore(config.state_dir)
         self._given = Bundle.open(Path(config.bundle)) if config.bundle else None
         tls = config.tls_files()
+        engine, access = engine_settings(config.engine), Access(self)
         self.host = Host(
             self._id,
-            engine=engine_settings(config.engine),
+            engine=engine,
             on_outcome=lambda outcome: self.cameras.outcome(outcome),
             listen=config.node.listen,
             metrics_listen=config.metrics.listen,
             tls=tls,
             insecure=config.node.insecure,
-            access=access_handlers(self),
+            access=access.handlers(),
         )
         self.node = self.host.node
+        if self.host.listener is not None:
+            _serve_open_protocol(self.host, access, engine)
         self.host.desk.revoked = self._store.revoked
         self.cameras = Cameras(
             self.node,
@@ -227,6 +231,17 @@ def plan_alone(config: AgentConfig, bundle: Bundle) -> Plan:
     views = tuple(source.view for source in config.source)
     alone = Hierarchy((HierarchyNode(config.node.id, Tier.EDGE, "", views),))
     return make_plan(alone, bundle.manifest, bundle.digest, join=Join(by="sequence"))
+
+
+def _serve_open_protocol(host: Host, access: Access, engine: EngineSettings) -> None:
+    # Imported here: a device that does not listen does not carry it.
+    from tierline.core.flow.whole import Whole
+    from tierline.core.link.open_inference import open_inference_handler
+    from tierline.edge.open_model import OpenModel
+
+    assert host.listener is not None
+    model = OpenModel(host.node, access, Whole(host.node, engine))
+    host.listener.server.add_generic_rpc_handlers((open_inference_handler(model, own_version()),))
 
 
 def open_view(source: SourceConfig, column: int) -> Source:
