@@ -347,7 +347,7 @@ def test_what_breaks_the_contract_is_refused_by_name() -> None:
     refused(text, "a, turn 0: tag 'x': 'x' is a str; a message holds arrays and numbers")
     refused(outside, "a, turn 0: sum 's': the group lacks a")
     refused(sum_twice, "turn 0: sum 's': used twice in one turn")
-    refused(unlike, "b, turn 0: sum 's': members differ in group, layout, quorum, deadline or fraction_bits")
+    refused(unlike, "b, turn 0: sum 's': members differ in group, receivers, layout or fraction_bits")
     refused(no_effect, "a, turn 0: yielded a str, which is no effect")
 
 

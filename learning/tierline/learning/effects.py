@@ -65,10 +65,11 @@ class Exchange:
 class Reduce:
     """Add `weight * value` to the sum that `group` makes for `to`; all who take part ask alike.
 
-    Who is in `group` adds; who is in `to` waits for the sum. Who is only in `to` gives as `value` any Params of the
-    layout it expects. The sum closes with `quorum` members (default: all of `group`), or `within_s` after the first
-    contribution; everyone in `to` gets the same sum, whether it came in time or not. Sums are fixed-point, see
-    `learning.fixed`: `fraction_bits` is their resolution.
+    Who is in `group` adds; who is in `to` waits for the sum, and says when it closes: with `quorum` members (default:
+    all of `group`), or `within_s` after the first contribution. Everyone in `to` gets the same sum, whether it came in
+    time or not. Who is only in `to` gives as `value` any Params of the layout it expects; for who is only in `group`
+    the effect is over when it has sent. Sums are fixed-point, see `learning.fixed`: `fraction_bits` is their
+    resolution.
     """
 
     tag: str
@@ -130,6 +131,17 @@ def exchange(
     return got
 
 
+def tell(tag: str, to: Iterable[NodeId], message: Message, *, stream: bool = False) -> Effects[None]:
+    """`yield from tell("model", workers, {"x": x.flat})`: one message to all of them, without waiting."""
+    yield Exchange(tag, dict.fromkeys(to, message), frozenset(), stream=stream)
+
+
+def hear(tag: str, sender: NodeId, *, stream: bool = False) -> Effects[Message]:
+    """`m = yield from hear("model", t.server)`: wait for one message of one node."""
+    got: Inbox = yield Exchange(tag, {}, frozenset((sender,)), stream=stream)
+    return got[sender]
+
+
 def reduce(
     tag: str,
     value: Params,
@@ -153,12 +165,10 @@ def contribute(
     to: Iterable[NodeId],
     *,
     weight: float = 1.0,
-    quorum: int | None = None,
-    within_s: float | None = None,
     fraction_bits: int = FRACTION_BITS,
 ) -> Effects[None]:
     """`yield from contribute("x", x, group=workers, to=[server], weight=n)`: add to a sum that others wait for."""
-    yield Reduce(tag, value, frozenset(group), frozenset(to), weight, quorum, within_s, fraction_bits)
+    yield Reduce(tag, value, frozenset(group), frozenset(to), weight, fraction_bits=fraction_bits)
 
 
 def collect(

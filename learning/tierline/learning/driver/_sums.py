@@ -18,9 +18,13 @@ from tierline.learning.fixed import WeightedSum, contribution
 class Sum:
     """One sum under way. `waiting` are those who asked for it and have not been answered."""
 
-    asked: Reduce
-    quorum: int
+    first: Reduce
+    """What the first to take part asked; all must agree with it."""
+    asked: Reduce | None = None
+    """What the first of those who want the sum asked: they say when it closes."""
     total: WeightedSum | None = None
+    since_ns: int = 0
+    """When the first contribution arrived."""
     members: set[NodeId] = field(default_factory=set)
     waiting: set[NodeId] = field(default_factory=set)
     closed: bool = False
@@ -28,19 +32,23 @@ class Sum:
     @property
     def place(self) -> NodeId:
         """Where it is added up: with the only one who wants it, else at a meeting point."""
-        return next(iter(self.asked.to)) if len(self.asked.to) == 1 else ROOT
+        return next(iter(self.first.to)) if len(self.first.to) == 1 else ROOT
 
-    def add(self, member: NodeId, part: WeightedSum) -> None:
+    def add(self, member: NodeId, part: WeightedSum, now_ns: int) -> None:
         """The first contribution of each member counts, until the sum closes."""
         if not self.closed and member not in self.members:
+            self.since_ns = self.since_ns if self.members else now_ns
             self.members.add(member)
             self.total = part if self.total is None else self.total + part
-            self.closed = len(self.members) >= self.quorum
+
+    def close_if_full(self) -> None:
+        if self.asked is not None and len(self.members) >= _quorum(self.asked):
+            self.closed = True
 
     def result(self) -> Reduced:
         assert self.total is not None
         self.total.integers.flags.writeable = False  # all members of this process share it
-        return Reduced(self.asked.value.layout, self.total, tuple(sorted(self.members)))
+        return Reduced(self.first.value.layout, self.total, tuple(sorted(self.members)))
 
 
 class Sums:
@@ -61,12 +69,15 @@ class Sums:
     def join(self, me: NodeId, step: Step, e: Reduce, where: str) -> tuple[Sum, int]:
         """Send one contribution up, or ask for the sum, or both; returns the sum and the bytes sent. Raises RuleError
         where those who take part disagree, BadFrame for a value that cannot be added."""
-        quorum = len(e.group) if e.quorum is None else e.quorum
-        if not 1 <= quorum <= len(e.group):
-            raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.group)} members")
-        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e, quorum))
-        if _terms(shared.asked) != _terms(e):
-            raise RuleError(f"{where}: members differ in group, layout, quorum, deadline or fraction_bits")
+        if not 1 <= _quorum(e) <= len(e.group):
+            raise RuleError(f"{where}: a quorum of {e.quorum} out of {len(e.group)} members")
+        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e))
+        if _terms(shared.first) != _terms(e):
+            raise RuleError(f"{where}: members differ in group, receivers, layout or fraction_bits")
+        if me in e.to:
+            shared.asked = shared.asked or e
+            if (shared.asked.quorum, shared.asked.within_s) != (e.quorum, e.within_s):
+                raise RuleError(f"{where}: those who want the sum differ in quorum or deadline")
         part: WeightedSum | None = None
         if me in e.group:
             part = contribution(
@@ -75,14 +86,16 @@ class Sums:
         num_bytes = part.integers.nbytes + 8 if part else 0
 
         def arrive() -> None:
+            now_ns = self._schedule.now_ns
+            if part is not None:
+                shared.add(me, part, now_ns)
             if me in e.to:
                 shared.waiting.add(me)
-            first = part is not None and not shared.members
-            if part is not None:
-                shared.add(me, part)
+            shared.close_if_full()
             self._settle(shared, step)
-            if first and e.within_s is not None and not shared.closed:
-                self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), time_over)
+            within_s = shared.asked.within_s if shared.asked else None
+            if shared.members and within_s is not None and not shared.closed:
+                self._schedule.at(max(now_ns, shared.since_ns + to_ns(within_s)), time_over)
 
         def time_over() -> None:
             shared.closed = True
@@ -110,12 +123,16 @@ class Sums:
 
     def _send_down(self, shared: Sum, member: NodeId, step: Step, result: Reduced, num_bytes: int) -> None:
         arrival_ns = self._arrival_ns(shared.place, member, num_bytes)
-        self._schedule.at(arrival_ns, lambda: self._deliver(member, step, shared.asked.tag, result))
+        self._schedule.at(arrival_ns, lambda: self._deliver(member, step, shared.first.tag, result))
 
     def _arrival_ns(self, source: NodeId, target: NodeId, num_bytes: int) -> int:
         now_ns = self._schedule.now_ns
         return now_ns if source == target else self._pipe(source, target).arrival_ns(now_ns, num_bytes)
 
 
+def _quorum(e: Reduce) -> int:
+    return len(e.group) if e.quorum is None else e.quorum
+
+
 def _terms(e: Reduce) -> tuple[object, ...]:
-    return (e.group, e.to, e.value.layout, e.quorum, e.within_s, e.fraction_bits)
+    return (e.group, e.to, e.value.layout, e.fraction_bits)
