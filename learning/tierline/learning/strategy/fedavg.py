@@ -12,39 +12,12 @@ Status: checked (against the formula; one full-batch step per worker equals grad
 
 from __future__ import annotations
 
-from tierline.core.arrays import Params
-from tierline.learning.effects import Effects, collect, contribute, fit, hear, params, tell
-from tierline.learning.half import Half
-from tierline.learning.rule import Turn
-from tierline.learning.strategy._select import check_share, chosen
+from tierline.learning.strategy._rounds import MeanServer, PlainWorker
 
 
-class Server(Half):
-    """Holds the model."""
-
-    kept = ("x",)
-
-    def __init__(self, *, share: float = 1.0, quorum: int | None = None, within_s: float | None = None) -> None:
-        self._share = check_share("fedavg", share)
-        self._quorum, self._within_s = quorum, within_s
-
-    def turn(self, t: Turn) -> Effects[None]:
-        group = chosen(t, self._share)
-        yield from tell("model", group, {"x": self.x.flat})
-        got = yield from collect("fitted", self.x, group, [t.server], quorum=self._quorum, within_s=self._within_s)
-        self.x = Params(self.x.layout, got.mean.flat, buffers=self.x.buffers)
+class Server(MeanServer):
+    """Sends the model to this round's workers, and takes the mean of theirs."""
 
 
-class Worker(Half):
-    """Trains; remembers nothing."""
-
-    def __init__(self, *, share: float = 1.0) -> None:
-        self._share = check_share("fedavg", share)
-
-    def turn(self, t: Turn) -> Effects[None]:
-        group = chosen(t, self._share)
-        if t.me not in group:
-            return
-        model = yield from hear("model", t.server)
-        fitted = yield from fit(params(model, "x", self.x), t.job)
-        yield from contribute("fitted", fitted.values, group, [t.server], weight=fitted.num_samples)
+class Worker(PlainWorker):
+    """Trains and sends its model, weighted by its samples."""
