@@ -39,6 +39,7 @@ def train(
     samples: Annotated[int, typer.Option("--samples", min=0, help="Test samples to write beside the model.")] = 0,
     on: Annotated[On, typer.Option("--on", help="Where an experiment runs.")] = On.SIMULATE,
     arm: Annotated[list[str] | None, typer.Option("--arm", help="Run this arm of the file only; repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs of an experiment in --out.")] = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -59,7 +60,7 @@ def train(
     if file is not None:
         from tierline.cli.experiment.command import run_experiment
 
-        run_experiment(file, out, overrides=overrides or [], arms=arm or [], form=form, output=output)
+        run_experiment(file, out, overrides=overrides or [], arms=arm or [], resume=resume, form=form, output=output)
         return
     assert data is not None
     from tierline.core.bundle import MANIFEST

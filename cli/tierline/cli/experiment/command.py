@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,8 @@ import msgspec
 
 from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
-from tierline.cli.experiment.record import Record, digest
-from tierline.cli.experiment.simulate import simulate
+from tierline.cli.experiment.record import Record, Row, digest
+from tierline.cli.experiment.simulate import check, simulate
 from tierline.cli.output import Format, emit
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
@@ -24,7 +25,14 @@ _EVERY_S = 5.0
 
 
 def run_experiment(
-    path: Path, out: Path, *, overrides: list[str], arms: list[str], form: Format, output: Path | None
+    path: Path,
+    out: Path,
+    *,
+    overrides: list[str],
+    arms: list[str],
+    resume: bool,
+    form: Format,
+    output: Path | None,
 ) -> None:
     """Train, write one metrics file per run into `out`, print the summary. Raises TierlineError."""
     experiment, settings = read(path, overrides)
@@ -34,16 +42,20 @@ def run_experiment(
         if arm_id not in known:
             raise ConfigError(f"--arm {arm_id}: {path.name} has no such arm{nearest(arm_id, known)}")
     check_claims(experiment.expect, known)
+    for arm in chosen:
+        check(arm, settings[arm.id], path.parent)
     datasets: dict[tuple[str, int], Dataset] = {}
     runs: dict[str, list[Record]] = {}
     for arm in chosen:
         setting = settings[arm.id]
         for seed in setting.train.seeds:
-            name = _located_data(setting.data.name, path.parent)
-            if (name, seed) not in datasets:
-                datasets = {(name, seed): load(name, seed)}
-            record = Record(out / arm.id / f"seed-{seed}.jsonl", _head(experiment, arm, setting, seed, path, overrides))
-            _run_one(arm, setting, seed, experiment, datasets[name, seed], path.parent, record)
+            head = _head(experiment, arm, setting, seed, path, overrides)
+            record = Record(out / arm.id / f"seed-{seed}.jsonl", head, resume=resume)
+            if not record.is_complete:
+                name = _located_data(setting.data.name, path.parent)
+                if (name, seed) not in datasets:
+                    datasets = {(name, seed): load(name, seed)}
+                _run_one(arm, setting, seed, experiment, datasets[name, seed], path.parent, record)
             runs.setdefault(arm.id, []).append(record)
     rows = summary(runs, experiment.measure)
     verdicts = judge(experiment.expect, runs, experiment.measure.target)
@@ -58,22 +70,28 @@ def run_experiment(
 def _run_one(
     arm: Arm, setting: Setting, seed: int, experiment: Experiment, dataset: Dataset, base: Path, record: Record
 ) -> None:
-    started = last = time.monotonic()
-
-    def note(row: tuple[int, str, float]) -> None:
-        nonlocal last
-        record.note(row)
-        now = time.monotonic()
-        if row[1] == experiment.measure.metrics[0] and (now - last > _EVERY_S or row[0] == setting.train.rounds):
-            last = now
-            _say(
-                f"{arm.id} seed {seed}: round {row[0]}/{setting.train.rounds}  {row[1]} {row[2]:.4f}  {now - started:.0f} s"
-            )
-
     with record.until_the_end():
-        simulate(arm, setting, seed, experiment.measure, dataset, base, note)
+        keeper = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
+        simulate(arm, setting, seed, experiment.measure, dataset, base, keeper)
     if record.error:
         _say(f"{arm.id} seed {seed}: failed: {record.error}")
+
+
+class _Aloud:
+    """Passes on to a Record, and says now and then how far a run has come."""
+
+    def __init__(self, record: Record, run: str, metric: str, rounds: int) -> None:
+        self._run, self._metric, self._rounds = run, metric, rounds
+        self._record, self.save, self.saved = record, record.save, record.saved
+        self._started = self._last = time.monotonic()
+
+    def note(self, row: Row) -> None:
+        self._record.note(row)
+        round, metric, value = row
+        now = time.monotonic()
+        if metric == self._metric and (now - self._last > _EVERY_S or round == self._rounds):
+            self._last = now
+            _say(f"{self._run}: round {round}/{self._rounds}  {metric} {value:.4f}  {now - self._started:.0f} s")
 
 
 def _head(
@@ -87,7 +105,7 @@ def _head(
         "on": "simulate",
         room: rule,
         "setting": msgspec.to_builtins(setting),
-        "command": " ".join(["tierline", "train", path.name, *(f"--set {o}" for o in overrides)]),
+        "command": shlex.join(["tierline", "train", str(path), *(word for o in overrides for word in ("--set", o))]),
         "file_sha256": digest(path),
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tierline.cli.experiment.file import Arm, Measure, Setting, WorldTable, located
+from tierline.cli.experiment.record import Row
 from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
@@ -17,19 +19,38 @@ from tierline.learning.cast import SERVER, federation, peers, worker_ids
 from tierline.learning.compute import Fitted, Gradient, Job
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
-from tierline.learning.rule import Rule
+from tierline.learning.rule import Rule, State
 from tierline.models.data.dataset import Dataset
 from tierline.models.train.population import Population
 
-Row = tuple[int, str, float]
-"""Round, metric, value."""
+_SAVE_EVERY_S = 60.0
+"""Between two checkpoints; what a killed run loses at most."""
+
+
+class Keeper(Protocol):
+    """Where measurements and checkpoints go."""
+
+    def note(self, row: Row) -> None: ...
+
+    def save(self, round: int, states: Mapping[NodeId, State], so_far: Mapping[str, float]) -> None: ...
+
+    def saved(self, nodes: Iterable[NodeId]) -> tuple[int, dict[NodeId, State], dict[str, float]] | None: ...
+
+
+def check(arm: Arm, setting: Setting, base: Path) -> None:
+    """Raise ConfigError for what can be known to be wrong before any data is read."""
+    _cast(arm, setting, base)
+    _job(setting)
+    partition = dict(located(setting.data.partition, base))
+    catalog.make("partition", partition.pop("name"), **partition)
+    catalog.load("model", located(setting.model, base)["name"])
 
 
 def simulate(
-    arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, note: Callable[[Row], None]
+    arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, keeper: Keeper
 ) -> None:
-    """Run all rounds and `note` every measurement, of round 0 too. Raises TierlineError; `base` is where the
-    experiment's own files lie."""
+    """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
+    without common rounds leaves none. Raises TierlineError; `base` is where the experiment's own files lie."""
     how = setting.train
     workers = worker_ids(how.num_workers)
     population = Population(
@@ -57,14 +78,24 @@ def simulate(
     )
     gauge = _Gauge(population, rules, workers, driver, measure.metrics)
     server_counts = next(iter(rules.values())).traits.asynchronous
-    for row in gauge.read(0, None):
-        note(row)
-    for round in range(1, how.rounds + 1):
+    found = keeper.saved(rules)
+    if found:
+        done, states, gauge.before = found
+        driver.restore(states, round=done)
+    else:
+        done = 0
+        for row in gauge.read(0, None):
+            keeper.note(row)
+    saved_at = time.monotonic()
+    for round in range(done + 1, how.rounds + 1):
         driver.run(round, of=[SERVER] if server_counts else None)
-        loss = losses.take()
-        if round % measure.every == 0 or round == how.rounds:
-            for row in gauge.read(round, loss):
-                note(row)
+        if round % measure.every and round < how.rounds:
+            continue
+        for row in gauge.read(round, losses.take()):
+            keeper.note(row)
+        if not server_counts and round < how.rounds and time.monotonic() - saved_at > _SAVE_EVERY_S:
+            keeper.save(round, driver.states(), gauge.so_far())
+            saved_at = time.monotonic()
 
 
 class _Losses:
@@ -97,25 +128,33 @@ class _Gauge:
     ) -> None:
         self._population, self._driver, self._metrics = population, driver, metrics
         self._server = rules.get(SERVER)
-        self._workers = [rules[me] for me in workers]
+        # A worker that keeps no model of its own has none to measure.
+        self._workers = [rules[me] for me in workers if "x" in rules[me].state()]
+        self.before: Mapping[str, float] = {}
+        """Counts up to the checkpoint that the run went on from."""
 
-    def read(self, round: int, loss: float | None) -> list[Row]:
-        """In the order in which the experiment names them; a metric that does not exist in this round is left out."""
+    def so_far(self) -> dict[str, float]:
+        """Messages, bytes and virtual time since the start."""
         counts = self._driver.counts
-        found: dict[str, float] = {
+        driven = {
             "num_messages": counts.num_messages,
             "num_bytes": counts.num_bytes,
             "virtual_time_s": self._driver.time_s,
         }
+        return {key: value + self.before.get(key, 0) for key, value in driven.items()}
+
+    def read(self, round: int, loss: float | None) -> list[Row]:
+        """In the order in which the experiment names them; a metric that does not exist in this round is left out."""
+        found = self.so_far()
         if loss is not None:
             found["train_loss"] = loss
         mean = _mean_model([rule.x for rule in self._workers]) if self._server is None else self._server.x
         if {"test_accuracy", "test_loss"} & set(self._metrics):
             found |= self._population.evaluate(mean)
-        if "test_accuracy_worker_mean" in self._metrics:
+        if self._workers and "test_accuracy_worker_mean" in self._metrics:
             each = [self._population.evaluate(rule.x)["test_accuracy"] for rule in self._workers]
             found["test_accuracy_worker_mean"] = float(np.mean(each))
-        if "consensus_distance" in self._metrics:
+        if self._workers and "consensus_distance" in self._metrics:
             found["consensus_distance"] = _distance([rule.x for rule in self._workers])
         return [(round, metric, found[metric]) for metric in self._metrics if metric in found]
 
