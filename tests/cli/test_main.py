@@ -202,6 +202,9 @@ def test_algorithms_are_listed_and_explained(files: Path) -> None:
     rows = json.loads(run("algo", "ls", "codec", "--format", "json", cwd=files).stdout)
     assert {"affine", "bitplane", "float16", "raw"} <= {row["name"] for row in rows}
     assert all(row["what"].endswith(".") for row in rows)
+    halves = run("algo", "show", "strategy", "fedprox", cwd=files).stdout
+    assert "Options of its Server:\n  share: float = 1.0\n" in halves
+    assert "Options of its Worker:\n  mu: float = 0.01\n" in halves
     shown = run("algo", "show", "engine", "onnxruntime", cwd=files).stdout
     assert "ONNX Runtime" in shown
     assert "  threads: int = 1\n" in shown

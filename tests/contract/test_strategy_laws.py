@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 import numpy as np
@@ -147,3 +148,11 @@ def test_a_turn_that_fails_leaves_every_state_as_before(name: str, fails_at: int
 def test_an_option_no_half_knows_is_refused() -> None:
     with pytest.raises(ConfigError, match="strategy 'fedavg': no option 'shar'; nearest is \"share\""):
         federation("fedavg", 2, {"shar": 0.5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_that_both_halves_know_have_one_default(name: str) -> None:
+    halves = catalog.parts("strategy", name)
+    assert halves.keys() == {"Server", "Worker"}
+    server, worker = (inspect.signature(cls).parameters for cls in halves.values())
+    assert all(server[key].default == worker[key].default for key in server.keys() & worker.keys())
