@@ -231,6 +231,23 @@ def test_dynamic_averaging_may_balance_a_few_without_all() -> None:
     assert seen == {(False, False), (True, False), (True, True)}
 
 
+def test_dynamic_averaging_takes_all_after_as_many_violations_as_workers() -> None:
+    # Only the first worker moves, and at random, so that two others nearly always balance it.
+    ids = worker_ids(NUM)
+    zeros = np.zeros(DIM)
+    trainers = {me: Quadratic(zeros, zeros, noise=2.0 if me == ids[0] else 0.0) for me in ids}
+    rules = federation("dynamic_averaging", NUM, {"delta": 1.0})
+    start = Params.from_arrays({"x": np.zeros(DIM)})
+    driver = Memory(rules, trainers, catalog.make("topology", "star"), start, lr=lambda round: 0.7)
+    counts, num_full = [], 0
+    for round in range(1, 41):
+        before = rules[SERVER].x
+        driver.run(round)
+        num_full += rules[SERVER].x is not before
+        counts.append(int(rules[SERVER].state()["num_violations"]))
+    assert max(counts) == NUM - 1 and num_full >= 3
+
+
 def test_fedbuff_with_all_in_the_buffer_and_equal_speeds_is_fedavg() -> None:
     equal = np.ones(NUM, int)
     world = World(compute_s=1.0, link=LinkSpec(0.1))
