@@ -7,24 +7,21 @@ tensors; that is what lets many simulated workers share one module.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tierline.core.arrays import Floats, Layout, Params
 from tierline.core.errors import ShapeMismatch
-from tierline.core.types import Arrays
+from tierline.core.types import Array, Arrays
 from tierline.learning.compute import LOGITS
 
 
 class FlatModel:
     """Wraps `module`, which it takes over. One caller at a time."""
 
-    def __init__(self, module: nn.Module, device: str = "cpu") -> None:
-        self.module = module.to(device)
-        self.device = torch.device(device)
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
         named = list(module.named_parameters())
         self.layout: Layout = tuple((name, tuple(p.shape)) for name, p in named)
         self.values = torch.cat([p.detach().reshape(-1).float() for _, p in named])
@@ -42,7 +39,7 @@ class FlatModel:
 
     def params(self, flat: Tensor) -> Params:
         """`flat` as Params, copied, with a copy of the buffers of now."""
-        buffers = {name: b.detach().cpu().numpy().copy() for name, b in self.module.named_buffers()}
+        buffers = {name: b.detach().numpy().copy() for name, b in self.module.named_buffers()}
         return Params(self.layout, _floats(flat), buffers=buffers)
 
     def load(self, x: Params) -> None:
@@ -54,14 +51,10 @@ class FlatModel:
                 f"model: {name} is {given.get(name, 'absent')} in the parameters given and {mine.get(name, 'absent')} "
                 f"in {type(self.module).__name__}"
             )
-        self.values.copy_(self.tensor(x.flat))
+        self.values.copy_(to_tensor(x.flat))
         for name, buffer in self.module.named_buffers():
             if name in x.buffers:
-                buffer.copy_(self.tensor(x.buffers[name]))
-
-    def tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        """A tensor on the model's device; nobody writes on it."""
-        return torch.tensor(array, device=self.device)
+                buffer.copy_(to_tensor(x.buffers[name]))
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the module: a single input is passed by position, several by name."""
@@ -73,10 +66,15 @@ def named_outputs(result: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {LOGITS: result} if isinstance(result, Tensor) else dict(result)
 
 
+def to_tensor(array: Array) -> Tensor:
+    """A copy, since what rules hand over may be read-only."""
+    return torch.tensor(array)
+
+
 def to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
+    return {name: t.detach().numpy().copy() for name, t in tensors.items()}
 
 
 def _floats(flat: Tensor) -> Floats:
-    floats: Floats = flat.detach().cpu().numpy().copy()
+    floats: Floats = flat.detach().numpy().copy()
     return floats

@@ -27,7 +27,7 @@ from tierline.core.rng import Key
 from tierline.core.types import Array, Arrays
 from tierline.learning.compute import INPUTS, LABELS, LOGITS, Backprop, Fitted, Gradient, Job, Match
 from tierline.learning.errors import RuleError
-from tierline.models.train.flat import FlatModel, named_outputs, to_arrays
+from tierline.models.train.flat import FlatModel, named_outputs, to_arrays, to_tensor
 from tierline.models.train.torch_process import one_thread
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -60,7 +60,7 @@ class LocalTrainer:
         if not batch:
             inputs, labels = self._inputs[self._rows], self._labels[self._rows]
         else:
-            inputs, labels = self._model.tensor(_need(batch, INPUTS)), self._model.tensor(_need(batch, LABELS))
+            inputs, labels = to_tensor(_need(batch, INPUTS)), to_tensor(_need(batch, LABELS))
         self._model.load(at)
         with one_thread():
             loss = self._differentiate(inputs, labels, terms, torch.arange(len(labels)))
@@ -68,7 +68,7 @@ class LocalTrainer:
 
     def outputs(self, at: Params, batch: Arrays, names: tuple[str, ...]) -> Arrays:
         """See `learning.compute.OutputsAt`. Raises RuleError for an output that the model does not have."""
-        inputs = self._model.tensor(_need(batch, INPUTS)) if batch else self._inputs[self._rows]
+        inputs = to_tensor(_need(batch, INPUTS)) if batch else self._inputs[self._rows]
         return outputs_of(self._model, at, inputs, names)
 
     def fit(self, start: Params, job: Job) -> Fitted:
@@ -76,7 +76,7 @@ class LocalTrainer:
         model = self._model
         model.load(start)
         first = model.values.clone() if job.proximal else None
-        correction = model.tensor(job.correction.flat) if job.correction is not None else None
+        correction = to_tensor(job.correction.flat) if job.correction is not None else None
         step = _adam(model, job) if job.optimizer == "adam" else _sgd(model, job)
         total, num_seen, num_steps = 0.0, 0, 0
         with one_thread(), _seeded(job.key):
@@ -103,8 +103,8 @@ class LocalTrainer:
         if token in self._tape:
             raise RuleError(f"forward: token {token} is in use; call backward first, or number it otherwise")
         # Copies of its own, since the shared buffer may hold another model by the time of `backward`.
-        values = {name: self._model.tensor(value).requires_grad_() for name, value in at.items()}
-        given = {name: self._model.tensor(array) for name, array in inputs.items()}
+        values = {name: to_tensor(value).requires_grad_() for name, value in at.items()}
+        given = {name: to_tensor(array) for name, array in inputs.items()}
         for tensor in given.values():
             tensor.requires_grad_(tensor.is_floating_point())
         args, by_name = (tuple(given.values()), {}) if len(given) == 1 else ((), given)
@@ -128,7 +128,7 @@ class LocalTrainer:
             grads = torch.autograd.grad(
                 [outputs[name] for name in names],
                 by,
-                [self._model.tensor(gradients[name]) for name in names],
+                [to_tensor(gradients[name]) for name in names],
                 allow_unused=True,
             )
         filled = [torch.zeros_like(t) if g is None else g for t, g in zip(by, grads, strict=True)]
@@ -148,7 +148,7 @@ class LocalTrainer:
             outputs = model.outputs({INPUTS: inputs if whole else inputs[rows]})
             loss = self._loss(outputs[LOGITS], labels if whole else labels[rows])
             for term in terms:
-                loss = loss + _distance(model, term, outputs, places[rows])
+                loss = loss + _distance(term, outputs, places[rows])
             torch.autograd.backward(loss if whole else share * loss)
             total += share * loss.item()
         return total
@@ -182,10 +182,10 @@ def outputs_of(model: FlatModel, at: Params, inputs: Tensor, names: tuple[str, .
     return to_arrays({name: torch.cat([part[name] for part in parts]) for name in names})
 
 
-def _distance(model: FlatModel, term: Match, outputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+def _distance(term: Match, outputs: Mapping[str, Tensor], rows: Tensor) -> Tensor:
     if term.output not in outputs:
         raise RuleError(f"match: the model has no output {term.output!r}; it has {', '.join(outputs)}")
-    output, target = outputs[term.output], model.tensor(term.target[rows.numpy()])
+    output, target = outputs[term.output], to_tensor(term.target[rows.numpy()])
     if target.shape != output.shape:
         raise ShapeMismatch(
             f"match: the target of {term.output!r} is {list(target.shape)}, the output {list(output.shape)}"
