@@ -4,7 +4,8 @@ Every turn each worker trains (b mini-batches: the job's `num_steps`) and checks
 nothing moves. Violators send their models; the server adds further workers at random until the mean of those it has is
 within delta of r, or it has all; the mean goes to those it has, and becomes r where these are all. Violations add up,
 and m of them since the last full average force one. So  (1/m) sum_k |x_k - r|^2 <= delta  after every turn.
-Kamp et al., "Efficient Decentralized Deep Learning by Dynamic Model Averaging", ECML PKDD 2018, Algorithm 2.
+Kamp et al., "Efficient Decentralized Deep Learning by Dynamic Model Averaging", ECML PKDD 2018, the
+dynamic averaging protocol.
 Deviations: the set grows by twice its size each time, as in the authors' dlplatform; means are weighted by samples and
 in fixed point, so that delta = 0 is `fedavg` with all workers, bit for bit.
 Status: checked (delta = 0 against `fedavg`; the bound on the distance; fewer bytes for larger delta).

@@ -3,8 +3,8 @@
     worker:  (x_v, v) -> send  d = fit(x_v) - x_v  and v
     server:  x <- x + server_lr / K sum_{i = 1..K} s(version - v_i) d_i,    s(tau) = (1 + tau)^-a
 
-Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022, Algorithm 1 and section 5 for
-s with a = 1/2.
+Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022, Algorithm 1; a = 1/2 is what
+its experiments use, as far as we recall.
 Deviations: whoever has delivered gets the next job himself, instead of a worker drawn anew; with `wait = true` he gets
 it only after the server's next step, so that nobody trains twice on one version. Updates count equally.
 Status: checked (K = all, equal speeds and `wait` equal `fedavg` on equal shares of samples; staleness by hand).

@@ -5,7 +5,7 @@
 a_k is the sum of the weights with which the local optimiser adds gradients up over its tau_k steps: tau_k for SGD,
 (tau - r (1 - r^tau) / (1 - r)) / (1 - r) with momentum r, and a <- (1 - lr mu) a + 1 per step with a proximal term.
 Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization", NeurIPS 2020,
-section 4 and its table 1.
+section 4.
 Deviations: no momentum at the server; the local optimiser starts fresh every round, as all of this project's do.
 Status: checked (equals `fedavg` to rounding where all take equally many steps; a_k against an unrolled optimiser).
 """
