@@ -360,6 +360,12 @@ def test_worlds_and_casts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="edges of one direction, but the rule of a needs both"):
         drive(everybody, topology="exponential")
 
+    class Remembers(Script):
+        traits = Traits(tolerates_loss=False, per_edge_state=True, conserves=None, directed=True)
+
+    with pytest.raises(ConfigError, match="neighbours that change, but the rule of a remembers its own"):
+        build({me: Remembers(everybody) for me in (A, B, C)}, topology="exponential")
+
 
 def test_states_need_nodes_at_one_round_and_a_fresh_driver() -> None:
     def body(rule: Script, t: Turn) -> Effects[None]:

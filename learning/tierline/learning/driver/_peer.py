@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,9 @@ from tierline.learning.rule import NodeInfo, Rule, State, Trainer
 
 Step = tuple[str, int]
 """What a message belongs to: ("turn", round) or ("resync", how many there were before)."""
+
+_MAX_NAMED = 16
+"""Nodes that a Deadlock names."""
 
 Mark = tuple[int, int]
 """Place of a message in a stream: the sender's round, and how many it had sent before in it."""
@@ -165,3 +169,25 @@ def sealed(message: Message, where: str) -> tuple[Message, int]:
         else:
             raise RuleError(f"{where}: {name!r} is a {type(value).__name__}; a message holds arrays and numbers")
     return copy, num_bytes
+
+
+def who_waits(peers: Mapping[NodeId, Peer]) -> list[str]:
+    """One line per node that waits, for whom and for what, then those awaited that do nothing."""
+    lines: list[str] = []
+    awaited: set[NodeId] = set()
+    for me, peer in sorted(peers.items()):
+        if peer.running is None or peer.running.wait is None:
+            continue
+        step, wait = peer.running.step, peer.running.wait
+        if isinstance(wait, Wait):
+            missing = wait.expect - wait.here
+            what = f"{wait.tag!r} from"
+        else:
+            missing = wait.group - wait.members
+            what = f"the sum {wait.tag!r} with"
+        awaited |= missing
+        lines.append(f"{me} in {step[0]} {step[1]} waits for {what} {', '.join(sorted(missing))}")
+    idle = sorted(me for me in awaited if peers[me].running is None)
+    if idle:
+        lines.append(f"{', '.join(idle)} finished")
+    return lines if len(lines) <= _MAX_NAMED else [*lines[:_MAX_NAMED], f"and {len(lines) - _MAX_NAMED} more"]

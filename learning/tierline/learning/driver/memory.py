@@ -18,16 +18,13 @@ from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job
 from tierline.learning.driver._compute import ask, num_steps
 from tierline.learning.driver._near import phases
-from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum, sealed
+from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum, sealed, who_waits
 from tierline.learning.driver._sums import Sums
 from tierline.learning.driver._time import Pipe, Schedule, to_ns
 from tierline.learning.driver.world import Counts, World
 from tierline.learning.effects import Effect, Effects, Exchange, Message, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.rule import NodeInfo, Rule, State, Topology, Trainer, Turn
-
-_MAX_NAMED = 16
-"""Nodes that a Deadlock names."""
 
 
 class Memory:
@@ -74,6 +71,8 @@ class Memory:
                 raise ConfigError(f"world: loss = {self._world.loss}, but the rule of {me} does not tolerate loss")
             if directed and not rule.traits.directed:
                 raise ConfigError(f"topology: edges of one direction, but the rule of {me} needs both")
+            if len(near[me]) > 1 and rule.traits.per_edge_state:
+                raise ConfigError(f"topology: neighbours that change, but the rule of {me} remembers its own")
             heard = frozenset[NodeId]().union(*(phase.peers_in for phase in near[me]))
             told = frozenset[NodeId]().union(*(phase.peers_out for phase in near[me]))
             info = NodeInfo(me, nodes, heard, told)
@@ -114,8 +113,8 @@ class Memory:
         self._drive(behind, behind)
 
     def states(self) -> dict[NodeId, State]:
-        """Every node's state. Raises RuleError unless all have finished equally many turns."""
-        if len(set(self.rounds.values())) > 1:
+        """Every node's state. Raises RuleError unless all have finished equally many turns, and begun no other."""
+        if len(set(self.rounds.values())) > 1 or any(peer.running for peer in self._peers.values()):
             raise RuleError("states: nodes stand at different rounds; run on until they meet")
         return {me: peer.rule.state() for me, peer in self._peers.items()}
 
@@ -137,10 +136,10 @@ class Memory:
                 if peer.running is None:
                     self._begin(peer)
             # Where all nodes are waited for, messages that nobody reads any more arrive too.
-            endless = self._limits is not None and len(self._limits) < len(self._peers)
-            self._schedule.run(lambda: endless and not self._open)
+            some_go_on = self._limits is not None and len(self._limits) < len(self._peers)
+            self._schedule.run(lambda: some_go_on and not self._open)
             if self._open:
-                raise Deadlock(f"nothing is under way: {'; '.join(self._who_waits())}")
+                raise Deadlock(f"nothing is under way: {'; '.join(who_waits(self._peers))}")
         except BaseException:
             for peer in self._peers.values():
                 peer.give_up()
@@ -298,23 +297,3 @@ class Memory:
         if edge not in self._pipes:
             self._pipes[edge] = Pipe(self._world.link_of.get(edge, self._world.link))
         return self._pipes[edge]
-
-    def _who_waits(self) -> list[str]:
-        lines: list[str] = []
-        awaited: set[NodeId] = set()
-        for me, peer in sorted(self._peers.items()):
-            if peer.running is None or peer.running.wait is None:
-                continue
-            step, wait = peer.running.step, peer.running.wait
-            if isinstance(wait, Wait):
-                missing = wait.expect - wait.here
-                what = f"{wait.tag!r} from"
-            else:
-                missing = wait.group - wait.members
-                what = f"the sum {wait.tag!r} with"
-            awaited |= missing
-            lines.append(f"{me} in {step[0]} {step[1]} waits for {what} {', '.join(sorted(missing))}")
-        idle = sorted(me for me in awaited if self._peers[me].running is None)
-        if idle:
-            lines.append(f"{', '.join(idle)} finished")
-        return lines if len(lines) <= _MAX_NAMED else [*lines[:_MAX_NAMED], f"and {len(lines) - _MAX_NAMED} more"]
