@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from quadratics import Quadratic
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed
-from tierline.core.types import Arrays, NodeId
-from tierline.learning.compute import Gradient
+from tierline.core.types import NodeId
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.effects import Effects, exchange, reduce
@@ -23,22 +23,6 @@ GOSSIP, TOPOLOGIES, REDUCERS = (catalog.names(room) for room in ("gossip", "topo
 LOSSY = {"d_psgd": {"within_s": 0.5}}
 SIZES = (1, 2, 3, 4, 5, 8, 16)
 DIM = 7
-
-
-class Quadratic:
-    """f(x) = 1/2 sum_d a_d (x_d - b_d)^2, with the gradient in closed form."""
-
-    def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
-        self.a, self.b = a.astype(np.float32), b.astype(np.float32)
-        self.fails_at: int | None = None
-        self.num_calls = 0
-
-    def gradient(self, at: Params, batch: Arrays, terms: object = ()) -> Gradient:
-        self.num_calls += 1
-        if self.num_calls == self.fails_at:
-            raise OSError("the disk is full")
-        d = at.flat - self.b
-        return Gradient(Params(at.layout, self.a * d), float(0.5 * (self.a * d * d).sum()), 1)
 
 
 def model(seed: int = 0) -> Params:
