@@ -81,7 +81,6 @@ def test_golden_bytes_are_read(name: str) -> None:
     frame = read(bytes.fromhex(json.loads(GOLDEN.read_text())[name]))
     assert listed(frame.body) == listed(BODIES[name])
     assert (frame.seq, frame.ack) == (9 if BODIES[name] else 0, 4)
-    assert frame.num_bytes == len(written(BODIES[name]))
 
 
 names = st.text(max_size=12)
