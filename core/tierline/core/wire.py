@@ -80,7 +80,7 @@ def ids_from_wire(ids: pb.SampleIds) -> tuple[SampleId, ...]:
     if len(origins) != len(epochs) or len(origins) not in (1, num_rows):
         raise BadFrame(f"{len(origins)} origins and {len(epochs)} epochs for {num_rows} rows")
     if num_rows == 1:
-        return (SampleId(origins[0], epochs[0], seqs[0]),)
+        return (SampleId(NodeId(origins[0]), epochs[0], seqs[0]),)
     if len(origins) == 1:
         origin, epoch = NodeId(origins[0]), epochs[0]
         return tuple([SampleId(origin, epoch, seq) for seq in seqs])

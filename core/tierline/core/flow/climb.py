@@ -78,15 +78,17 @@ class Climb:
         self._waiting[journey.level].append(journey)
 
     def has_work(self) -> bool:
-        return any(level not in self._busy for level in self._waiting)
+        return bool(self._waiting) and not self._waiting.keys() <= self._busy
 
     def work(self) -> None:
         """Start one batch of every level that is free."""
-        for level in [level for level in self._waiting if level not in self._busy]:
-            waiting = self._waiting.pop(level)
-            batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
-            if rest:
-                self._waiting[level] = rest
+        for level in list(self._waiting):
+            if level in self._busy:
+                continue
+            batch, max_batch = self._waiting.pop(level), self.plan.max_batch
+            if len(batch) > max_batch:
+                self._waiting[level] = batch[max_batch:]
+                del batch[max_batch:]
             self._start(level, [x for x in batch if x.state is State.RUN])
 
     def _start(self, level: int, batch: list[Journey]) -> None:
@@ -110,8 +112,9 @@ class Climb:
 
     def _fuse(self, level: int, batch: list[Journey]) -> Array:
         """A batch holds either parts of views, or features that were fused below: never both."""
-        if batch[0].feature is not None:
-            return np.stack([x.feature for x in batch if x.feature is not None])
+        first = batch[0].feature
+        if first is not None:
+            return first[np.newaxis] if len(batch) == 1 else np.stack([x.feature for x in batch])  # type: ignore[misc]
         runner = self._levels[level]
         assert runner.feature_spec is not None
         rows = [[x.parts[n].feature if n in x.parts else None for x in batch] for n in runner.parts]
@@ -134,11 +137,11 @@ class Climb:
         feature_B = outputs.get(FEATURE)
         for row in alive:
             batch[row].feature = None if feature_B is None else feature_B[row]
-        logits_BK = outputs[LOGITS] if len(alive) == len(batch) else outputs[LOGITS][alive]
-        if alive:
-            logits_1BK = logits_BK[np.newaxis]
-            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
-            self._settle([batch[row] for row in alive], level, fused, now_ns, self._onwards)
+        logits_BK = outputs[LOGITS]
+        if len(alive) < len(batch):
+            logits_BK, batch = logits_BK[alive], [batch[row] for row in alive]
+        if batch:
+            self._settle(batch, level, self._levels[level].own_outputs(logits_BK), now_ns, self._onwards)
 
     def _onwards(self, batch: list[Journey]) -> None:
         for journey in batch:

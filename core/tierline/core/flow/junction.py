@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
@@ -351,11 +349,9 @@ class Junction:
     ) -> None:
         """Score one exit, answer the confident, hand on the rest."""
         runner = self._levels[level]
-        is_root = level == self._levels.root_level
-        score_B = np.zeros(len(batch)) if is_root else runner.rule.score(outputs)
-        leave_B = (
-            np.ones(len(batch), dtype=bool) if is_root else leaves(score_B, self.plan.thresholds[runner.exit_name])
-        )
+        leave_B: list[bool] | None = None  # the root answers all
+        if level < self._levels.root_level:
+            leave_B = leaves(runner.rule.score(outputs), self.plan.thresholds[runner.exit_name]).tolist()
         now_ns = self._clock.now_ns()
         hard = []
         for row, journey in enumerate(batch):
@@ -363,7 +359,7 @@ class Junction:
             journey.outputs = {name: values[row] for name, values in outputs.items()}
             journey.spend(j.EXIT, now_ns - started_ns)
             journey.mark_ns = now_ns
-            if leave_B[row]:
+            if leave_B is None or leave_B[row]:
                 self._answer(journey, "")
             else:
                 hard.append(journey)
