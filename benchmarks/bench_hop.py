@@ -132,7 +132,7 @@ class Child:
 
     def part(self, first: int, num_rows: int) -> m.Part:
         """`num_rows` samples from `first` on, coded afresh each time, as a device does."""
-        rows = [(first + i) % 64 for i in range(num_rows)]
+        rows = slice(start := first % (65 - num_rows), start + num_rows)
         return m.Part(
             level=1 if self.is_edge else 0,
             name=self.view,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from tierline.core.flow.journey import CAPTURE, NUM_SPANS, PREPROCESS, SECTION, 
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, engine_maker
 from tierline.core.flow.port import Done
+from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
@@ -75,7 +75,7 @@ class Node:
         self._levels: Levels | None = None
         self._preprocess: Preprocessor | None = None
         self._row_ns: dict[tuple[int, str], int] = {}
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._worker = Worker("engine")
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -170,7 +170,7 @@ class Node:
         if self._row_ns[0, role] < self._engine.inline_ms * 1e6:
             part, spans = work()
         else:
-            part, spans = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            part, spans = await self._worker.run(work)
             if flow is not self.flow:
                 raise PlanError(f"the Plan changed while view {view!r} was being run")
         sample = id_ or SampleId(*self.minter, seq)
@@ -274,14 +274,14 @@ class Node:
         if self._row_ns[level, part] * len(x_B) < self._engine.inline_ms * 1e6:
             done(*self._timed(runner.run, part, x_B))
             return
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, self._timed, runner.run, part, x_B)
 
-        def finished(result: asyncio.Future[tuple[Arrays, int]]) -> None:
-            done(*result.result())
-            self.schedule()
+        def finished(result: tuple[Arrays, int], error: BaseException | None) -> None:
+            if error is not None:
+                raise error
+            done(*result)
+            self._pump()
 
-        future.add_done_callback(finished)
+        self._worker.submit(lambda: self._timed(runner.run, part, x_B), finished)
 
     def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
         started_ns = self.clock.now_ns()
@@ -325,7 +325,7 @@ class Node:
             self.flow = None
         if self._timer is not None:
             self._timer.cancel()
-        self._pool.shutdown(wait=True)
+        self._worker.close()
         if self._levels is not None:
             self._levels.close()
 
