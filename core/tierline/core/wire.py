@@ -150,16 +150,17 @@ def parse_frame(raw: bytes) -> pb.Frame:
 def _part(part: pb.Part) -> m.Part:
     ids = ids_from_wire(part.ids)
     num_rows = len(ids)
-    return m.Part(
-        level=part.level,
-        name=part.name,
-        ids=ids,
-        plan=part.plan,
-        budget_ms=_finite(_spread(part.budget_ms, num_rows, "budget_ms")),
-        outputs=_outputs(part.outputs, num_rows),
-        feature=tensor_from_wire(part.feature, num_rows) if part.HasField("feature") else None,
-        fused=part.fused,
-        num_views=_spread(part.num_views, num_rows, "num_views") if part.fused else (),
+    fused = part.fused
+    return m.Part(  # in order: keywords are the dearer half of making one
+        part.level,
+        part.name,
+        ids,
+        part.plan,
+        _finite(_spread(part.budget_ms, num_rows, "budget_ms")),
+        _outputs(part.outputs, num_rows),
+        tensor_from_wire(part.feature, num_rows) if part.HasField("feature") else None,
+        fused,
+        _spread(part.num_views, num_rows, "num_views") if fused else (),
     )
 
 
@@ -181,14 +182,14 @@ def _verdict(verdict: pb.Verdict) -> m.Verdict:
         rows_ns = [ns] if num_rows == 1 else [ns[i : i + width] for i in range(0, len(ns), width)]
         hops.append(m.HopTimes(hop.node, hop.tier, rows_ns))
     return m.Verdict(
-        name=verdict.name,
-        ids=ids,
-        exits=[names[i] for i in index],
-        outputs=_outputs(verdict.outputs, num_rows),
-        num_views=_spread(verdict.num_views, num_rows, "num_views"),
-        degraded=degraded,
-        hops=hops,
-        plan=verdict.plan,
+        verdict.name,
+        ids,
+        [names[i] for i in index],
+        _outputs(verdict.outputs, num_rows),
+        _spread(verdict.num_views, num_rows, "num_views"),
+        degraded,
+        hops,
+        verdict.plan,
     )
 
 

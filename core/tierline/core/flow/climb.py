@@ -100,7 +100,7 @@ class Climb:
         feature_B = self._fuse(level, batch)
         now_ns = self._clock.now_ns()
         for journey in batch:
-            journey.spend(j.AGGREGATE, now_ns - started_ns)
+            journey.spans_ns[j.AGGREGATE] += now_ns - started_ns
             journey.mark_ns = now_ns
         if level + 1 not in self._placement.runs:
             self._escalate(batch, level, feature_B)
@@ -126,7 +126,7 @@ class Climb:
         now_ns = self._clock.now_ns()
         for journey in batch:
             journey.waited(j.QUEUE, now_ns - engine_ns)
-            journey.spend(j.SECTION, engine_ns)
+            journey.spans_ns[j.SECTION] += engine_ns
             journey.mark_ns = now_ns
         alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
         if not outputs:

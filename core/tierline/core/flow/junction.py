@@ -102,15 +102,10 @@ class Junction:
             return
         decode_ns = self._clock.now_ns() - arrived_ns
         for row, sample in enumerate(part.ids):
+            logits_K = None if logits_BK is None else logits_BK[row]
+            feature = None if feature_B is None else feature_B[row]
             self._take(
-                PartRow(
-                    owner=child,
-                    name=part.name,
-                    arrived_ns=arrived_ns,
-                    decode_ns=decode_ns,
-                    logits_K=None if logits_BK is None else logits_BK[row],
-                    feature=None if feature_B is None else feature_B[row],
-                ),
+                PartRow(child, part.name, arrived_ns, decode_ns, logits_K, feature),
                 sample,
                 part.level,
                 name,
@@ -357,7 +352,7 @@ class Junction:
         for row, journey in enumerate(batch):
             journey.level, journey.exit = level, runner.exit_name
             journey.outputs = {name: values[row] for name, values in outputs.items()}
-            journey.spend(j.EXIT, now_ns - started_ns)
+            journey.spans_ns[j.EXIT] += now_ns - started_ns
             journey.mark_ns = now_ns
             if leave_B is None or leave_B[row]:
                 self._answer(journey, "")

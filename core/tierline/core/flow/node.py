@@ -68,7 +68,8 @@ class Node:
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
         self._engine = engine
-        self._on_outcome, self._on_answered, self._on_batch = on_outcome, on_answered, on_batch
+        self._on_outcome, self._on_batch = on_outcome, on_batch
+        self.answered = on_answered
         self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
         """Set by whoever has sources."""
         self._num_triggers = 0
@@ -264,14 +265,11 @@ class Node:
     def outcome(self, outcome: Outcome) -> None:
         self._on_outcome(replace(outcome, run=self.run_id))
 
-    def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
-        self._on_answered(exit_name, residence_ns, queue_ns)
-
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         assert self._levels is not None
-        runner = self._levels[level]
-        self._on_batch(len(x_B))
-        if self._row_ns[level, part] * len(x_B) < self._engine.inline_ms * 1e6:
+        runner, num_rows = self._levels.levels[level], len(x_B)
+        self._on_batch(num_rows)
+        if self._row_ns[level, part] * num_rows < self._engine.inline_ms * 1e6:
             done(*self._timed(runner.run, part, x_B))
             return
 

@@ -70,17 +70,17 @@ class Replier:
             for key, row_0 in rows[0].answered.outputs.items()
         }
         return m.Verdict(
-            name=name,
-            ids=[row.id for row in rows],
-            exits=[row.answered.exit for row in rows],
-            outputs=outputs,
-            num_views=[row.answered.num_views for row in rows],
-            degraded=[row.answered.degraded for row in rows],
-            hops=[
+            name,
+            [row.id for row in rows],
+            [row.answered.exit for row in rows],
+            outputs,
+            [row.answered.num_views for row in rows],
+            [row.answered.degraded for row in rows],
+            [
                 m.HopTimes(node, tier, [row.hops[i][2] for row in rows])
                 for i, (node, tier, _) in enumerate(rows[0].hops)
             ],
-            plan=self.plan,
+            self.plan,
         )
 
     def _outcome(self, part: PartRow, row: _Row) -> Outcome:
