@@ -77,6 +77,10 @@ class Climb:
         journey.state = State.RUN
         self._waiting[journey.level].append(journey)
 
+    def is_free(self, level: int) -> bool:
+        """Whether features of this level would run at once: none wait, none run."""
+        return level not in self._waiting and level not in self._busy
+
     def has_work(self) -> bool:
         return bool(self._waiting) and not self._waiting.keys() <= self._busy
 

@@ -28,6 +28,7 @@ from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
+from tierline.core.flow.short import ShortWay
 from tierline.core.flow.timers import Timers
 from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
@@ -55,6 +56,17 @@ class Junction:
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
         self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._settle, answer=self._answer)
+        self._short = ShortWay(
+            node,
+            placement,
+            levels,
+            port,
+            clock,
+            self.counts,
+            self._climb,
+            is_known=lambda sample: sample in self._open or sample in self._answered,
+            remember=self._remember,
+        )
         self._mode: ModeChooser | None = None
         self._attendance = Attendance(node, placement, clock.now_ns())
         self._accepted_plans: set[int] = set()
@@ -66,7 +78,7 @@ class Junction:
         """Take over a Plan's knobs. Structure must be the one this junction was built for."""
         if plan.placement(self.node) != self.placement:
             raise PlanError(f"plan {plan.version}: another placement of {self.node!r}; restart the node to take it")
-        self.plan = self._climb.plan = plan
+        self.plan = self._climb.plan = self._short.plan = plan
         self._accepted_plans.add(plan.version)
         self._replier.plan = plan.version
         self._attendance.use(plan)
@@ -101,6 +113,8 @@ class Junction:
             self._refuse(child, part, error)
             return
         decode_ns = self._clock.now_ns() - arrived_ns
+        if part.fused and feature_B is not None and self._short.take(child, part, feature_B, arrived_ns, decode_ns):
+            return
         for row, sample in enumerate(part.ids):
             logits_K = None if logits_BK is None else logits_BK[row]
             feature = None if feature_B is None else feature_B[row]
@@ -406,11 +420,15 @@ class Junction:
             self._port.to_child(part.owner, m.Refused(journey.level, part.name, (journey.id,), "timeout", reason))
             return
         answered = Answered(journey.exit, journey.outputs, journey.num_views, reason)
-        self._answered[journey.id] = answered
-        if len(self._answered) > MAX_ANSWERED:
-            self._answered.popitem(last=False)
+        self._remember(journey.id, answered)
         self.counts[f"exit:{journey.exit}"] += 1
         self._replier.answer(journey, answered)
+
+    def _remember(self, sample: SampleId, answered: Answered) -> None:
+        """For duplicates and late views."""
+        self._answered[sample] = answered
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
 
     def _give_up(self, journey: Journey, reason: str) -> None:
         """The best exit so far answers."""

@@ -265,13 +265,21 @@ class Node:
     def outcome(self, outcome: Outcome) -> None:
         self._on_outcome(replace(outcome, run=self.run_id))
 
-    def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+    def run_now(self, level: int, part: str, x_B: Array) -> tuple[Arrays, int] | None:
         assert self._levels is not None
-        runner, num_rows = self._levels.levels[level], len(x_B)
-        self._on_batch(num_rows)
-        if self._row_ns[level, part] * num_rows < self._engine.inline_ms * 1e6:
-            done(*self._timed(runner.run, part, x_B))
+        if self._row_ns[level, part] * len(x_B) >= self._engine.inline_ms * 1e6:
+            return None
+        self._on_batch(len(x_B))
+        return self._timed(self._levels[level].run, part, x_B)
+
+    def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+        ran = self.run_now(level, part, x_B)
+        if ran is not None:
+            done(*ran)
             return
+        assert self._levels is not None
+        runner = self._levels[level]
+        self._on_batch(len(x_B))
 
         def finished(result: tuple[Arrays, int], error: BaseException | None) -> None:
             if error is not None:
