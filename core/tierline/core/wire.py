@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -168,9 +169,14 @@ def _verdict(verdict: pb.Verdict) -> m.Verdict:
     ids = ids_from_wire(verdict.ids)
     num_rows = len(ids)
     names = verdict.exits[:]
-    index = _spread(verdict.exit_index, num_rows, "exit_index")
-    if max(index, default=-1) >= len(names):
-        raise BadFrame("verdict: exit_index beyond exits")
+    index = verdict.exit_index[:]
+    if index or len(names) != 1:
+        index = _spread(index, num_rows, "exit_index")
+        if max(index, default=-1) >= len(names):
+            raise BadFrame("verdict: exit_index beyond exits")
+        names = [names[i] for i in index]
+    else:
+        names = names * num_rows  # all rows left at the same exit
     degraded: Sequence[str] = verdict.degraded[:] or [""] * num_rows
     if len(degraded) != num_rows:
         raise BadFrame(f"verdict: {len(degraded)} reasons for {num_rows} rows")
@@ -184,7 +190,7 @@ def _verdict(verdict: pb.Verdict) -> m.Verdict:
     return m.Verdict(
         verdict.name,
         ids,
-        [names[i] for i in index],
+        names,
         _outputs(verdict.outputs, num_rows),
         _spread(verdict.num_views, num_rows, "num_views"),
         degraded,
@@ -237,22 +243,20 @@ def _verdict_to_wire(body: m.Verdict, verdict: pb.Verdict) -> None:
     verdict.name = body.name
     verdict.plan = body.plan
     ids_to_wire(body.ids, verdict.ids)
-    if len(body.exits) == 1:
-        verdict.exits.extend(body.exits)
-        verdict.exit_index.append(0)
-    else:
-        exits = list(dict.fromkeys(body.exits))
-        verdict.exits.extend(exits)
-        verdict.exit_index.extend(_shared([exits.index(e) for e in body.exits]))
+    exits = body.exits if len(body.exits) == 1 else list(dict.fromkeys(body.exits))
+    verdict.exits.extend(exits)
+    if len(exits) > 1:
+        verdict.exit_index.extend([exits.index(e) for e in body.exits])
     _outputs_to_wire(body.outputs, verdict.outputs)
     verdict.num_views.extend(_shared(body.num_views))
     if any(body.degraded):
         verdict.degraded.extend(body.degraded)
     for hop in body.hops:
-        times = verdict.hops.add(node=hop.node, tier=hop.tier)
-        times.num_spans = len(hop.rows_ns[0]) - 1 if hop.rows_ns else 0
-        for row in hop.rows_ns:
-            times.ns.extend(row)
+        times, rows_ns = verdict.hops.add(), hop.rows_ns
+        times.node = hop.node
+        times.tier = hop.tier
+        times.num_spans = len(rows_ns[0]) - 1 if rows_ns else 0
+        times.ns.extend(rows_ns[0] if len(rows_ns) == 1 else chain.from_iterable(rows_ns))
 
 
 def _rows_to_wire(
