@@ -41,25 +41,36 @@ class Writer:
             self._awaited.cancel()  # nobody will ask how it went
 
     def _advance(self, done: Any = None) -> None:
-        while self._is_open:
+        try:
+            awaited = self._until_it_waits() if self._is_open else None
+        except (Exception, asyncio.CancelledError) as error:
+            self._is_open, self._writing = False, None
+            self._on_failure(error)
+            return
+        self._awaited = awaited
+        if awaited is not None:
+            awaited._asyncio_future_blocking = False  # what a task does with a future it is going to wait for
+            awaited.add_done_callback(self._advance)
+
+    def _until_it_waits(self) -> asyncio.Future[Any] | None:
+        """Write on; the future that the write waits for, or None where all is written."""
+        while True:
             if self._writing is None:
                 message = self._next()
                 if message is None:
-                    return
+                    return None
                 self._writing = self._write(message).__await__()
             try:
-                awaited = self._writing.send(None)
+                awaited: asyncio.Future[Any] | None = self._writing.send(None)
             except StopIteration:
                 self._writing = None
                 continue
-            except (Exception, asyncio.CancelledError) as error:
-                self._is_open, self._writing = False, None
-                self._on_failure(error)
-                return
             if awaited is None:  # a bare turn of the loop
-                asyncio.get_running_loop().call_soon(self._advance)
-            else:
-                self._awaited = awaited
-                awaited._asyncio_future_blocking = False  # what a task does with a future it is going to wait for
-                awaited.add_done_callback(self._advance)
-            return
+                awaited = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(_finish, awaited)
+            return awaited
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
