@@ -97,11 +97,10 @@ def test_results_are_let_go(worker: Worker) -> None:
         pass
 
     async def main() -> None:
-        reference = weakref.ref(await worker.run(Batch))
-        end = asyncio.get_running_loop().time() + 5
-        while not (is_gone := reference() is None) and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.001)
-        assert is_gone
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        reference = weakref.ref(await worker.run(Batch), lambda _: loop.call_soon_threadsafe(gone.set))
+        await asyncio.wait_for(gone.wait(), 5)
+        del reference
 
     asyncio.run(main())
 
