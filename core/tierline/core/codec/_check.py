@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from tierline.core.errors import CorruptPayload, ShapeMismatch
+from tierline.core.errors import ConfigError, CorruptPayload, ShapeMismatch
+from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 
 FLOAT32 = np.dtype(np.float32)
@@ -49,3 +50,35 @@ def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
             f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
         )
     return out
+
+
+def check_between(payload: Payload, smallest: int, largest: int) -> None:
+    """Raise CorruptPayload unless the data has a length that an encoder can have written."""
+    if not smallest <= len(payload.data) <= largest:
+        raise CorruptPayload(
+            f"{payload.codec}: {len(payload.data)} bytes of data, its shape allows {smallest} to {largest}"
+        )
+
+
+def exact_inner(inner: Codec, name: str) -> Codec:
+    """`inner`, if it codes float32 rows in a size that follows from their length. Raises ConfigError otherwise."""
+    for num_values in (1, 9, 64):
+        if "float32" in inner.dtypes:
+            smallest, largest = inner.size_bounds(TensorSpec("float32", (num_values,)))
+            if smallest == largest:
+                continue
+        raise ConfigError(
+            f"{name} cannot wrap {inner.token!r}, whose size does not follow from the number of float32 values; "
+            "wrap raw, float16 or affine, and put codecs that pack bytes last"
+        )
+    return inner
+
+
+def inner_bytes(inner: Codec, num_values: int) -> int:
+    """What `inner` writes for one row of so many values: nothing for none."""
+    return inner.size_bounds(TensorSpec("float32", (num_values,)))[0] if num_values else 0
+
+
+def wrapped_token(stage: str, inner: Codec) -> str:
+    """Token of a select stage before what it wraps; `raw` goes without saying."""
+    return stage if inner.token == "raw" else f"{stage}+{inner.token}"

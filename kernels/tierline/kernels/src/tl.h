@@ -28,6 +28,7 @@ typedef unsigned char tl_u8;
 #define TL_MIN_INTO(place, value) atomicMin((place), (value))
 #define TL_MAX_INTO(place, value) atomicMax((place), (value))
 #define TL_OR_INTO(place, value) atomicOr((place), (value))
+#define TL_ADD_INTO(place, value) atomicAdd((place), (value))
 #else
 #define TL_INLINE static inline __attribute__((always_inline))
 // One portable library: the loader picks the widest clone that this processor has. Elsewhere the baseline serves.
@@ -43,6 +44,7 @@ typedef unsigned char tl_u8;
 #define TL_MIN_INTO(place, value) (*(place) = tl_min(*(place), (value)))
 #define TL_MAX_INTO(place, value) (*(place) = tl_max(*(place), (value)))
 #define TL_OR_INTO(place, value) (*(place) |= (value))
+#define TL_ADD_INTO(place, value) (*(place) += (value))
 #endif
 
 TL_INLINE tl_i32 tl_min(tl_i32 a, tl_i32 b) { return a < b ? a : b; }

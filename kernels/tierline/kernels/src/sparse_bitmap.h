@@ -1,0 +1,85 @@
+// `sparse_bitmap` and what `topk` shares with it: a bit per value, first value in the most significant bit, and the
+// values whose bit is set, close together. The oracle is numpy/sparse_bitmap.py.
+#pragma once
+#include "tl.h"
+
+// Bitmaps are walked in blocks of 64 bytes, 512 values. Blocks are independent once it is known where each one's
+// values start, which is a running sum of their counts.
+TL_INLINE tl_i64 tl_sparse_num_blocks(tl_i64 num_values) { return (num_values + 511) / 512; }
+
+TL_INLINE tl_i32 tl_ones(tl_u32 byte) {
+    byte -= (byte >> 1) & 0x55u;
+    byte = (byte & 0x33u) + ((byte >> 2) & 0x33u);
+    return (tl_i32)((byte + (byte >> 4)) & 0x0fu);
+}
+
+// Each column is one byte of 8 values: 1 where a value is neither +0 nor -0, so also for NaN. Padding bits are 0.
+TL_ENTRY(tl_sparse_mark)(const float *x, tl_u8 *bitmap, tl_i64 num_rows, tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8;
+    TL_ROWS(b, num_rows) {
+        const float *row = x + b * num_values;
+        TL_COLS(j, num_bytes) {
+            tl_i64 first = 8 * j, num = num_values - first < 8 ? num_values - first : 8;
+            tl_u32 byte = 0;
+            for (tl_i64 k = 0; k < num; ++k) byte |= (tl_u32)(row[first + k] != 0.0f) << (7 - k);
+            bitmap[b * num_bytes + j] = (tl_u8)byte;
+        }
+    }
+}
+
+// Set bits of each block.
+TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_bytes - 64 * block < 64 ? num_bytes - 64 * block : 64;
+            tl_i32 count = 0;
+            for (tl_i64 j = 0; j < num; ++j) count += tl_ones(bytes[j]);
+            counts[b * num_blocks + block] = count;
+        }
+    }
+}
+
+// The values whose bit is set; starts holds where each block's go. On a CPU every value is written and only marked ones
+// advance, which needs no branch: `values` has room for one more than there are.
+TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *starts, float *values, tl_i64 num_rows,
+                           tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            const float *in = x + b * num_values + 512 * block;
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
+            float *out = values + starts[b * num_blocks + block];
+            for (tl_i64 i = 0; i < num; ++i) {
+                tl_u32 bit = ((tl_u32)bytes[i / 8] >> (7 - i % 8)) & 1u;
+#if TL_GPU
+                if (bit) *out = in[i];
+#else
+                *out = in[i];
+#endif
+                out += bit;
+            }
+        }
+    }
+}
+
+// The next value where a bit is set, +0 elsewhere. `values` has one more than there are bits, which is read, not used.
+TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i64 *starts, float *x, tl_i64 num_rows,
+                            tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            float *out = x + b * num_values + 512 * block;
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
+            const float *in = values + starts[b * num_blocks + block];
+            for (tl_i64 i = 0; i < num; ++i) {
+                tl_i32 bit = ((tl_i32)bytes[i / 8] >> (7 - i % 8)) & 1;
+                out[i] = tl_float(tl_bits(*in) & -bit);
+                in += bit;
+            }
+        }
+    }
+}
