@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,15 @@ from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 
 FLOAT32 = np.dtype(np.float32)
+
+
+class CodeRows(NamedTuple):
+    """Layout of a codec whose rows are a head and then V codes of equal width: its attribute `code_rows`."""
+
+    head_bytes: int
+    bits: int
+    high_first: bool = False
+    """Code 0 is in the most significant bits of its byte; otherwise codes are one little-endian stream of bits."""
 
 
 def float_rows(x_B: Array, codec: str) -> Array:

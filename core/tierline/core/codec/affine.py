@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows, result
+from tierline.core.codec._check import CodeRows, check_head, check_length, float_rows, result
 from tierline.core.coding import canonical
 from tierline.core.errors import CodecError, ConfigError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
@@ -32,6 +32,7 @@ class Affine:
         if not 1 <= bits <= 8:
             raise ConfigError(f"bits is {bits}, from 1 to 8")
         self._bits = bits
+        self.code_rows = CodeRows(kernel.HEADER_BYTES, bits)
         self.token = canonical("affine", {"bits": bits}, {"bits": 8})
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:

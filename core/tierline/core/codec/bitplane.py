@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows, result
+from tierline.core.codec._check import CodeRows, check_head, check_length, float_rows, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -25,6 +25,7 @@ class Bitplane:
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     role: ClassVar[str] = "values"
     token: ClassVar[str] = "bitplane"
+    code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         try:
