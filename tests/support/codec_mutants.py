@@ -1,9 +1,13 @@
-"""Damaged payloads: bit flips, truncation, splices and edits of the kind that a careless or hostile peer sends."""
+"""Codecs of the catalogue as tests name them, and their payloads damaged: bit flips, truncation, splices and edits of the
+kind that a careless or hostile peer sends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+
+from tierline.core.coding import codec_for
+from tierline.core.errors import UnknownCodec
 
 EDGES = (0x00, 0x01, 0x7F, 0x80, 0xFE, 0xFF)
 WORDS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FC00000, 0x7F800000)
@@ -32,3 +36,11 @@ def mutant(corpus: Sequence[bytes], rng: Random, max_edits: int = 4) -> bytes:
             other = rng.choice(corpus)
             data[at:] = other[int(rng.random() * (len(other) + 1)) :]
     return bytes(data)
+
+
+def plain_token(name: str) -> str:
+    """Token that uses a codec of the catalogue with as little beside it as it needs."""
+    try:
+        return codec_for(name).token
+    except UnknownCodec:
+        return codec_for(f"affine:4+{name}").token
