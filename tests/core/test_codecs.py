@@ -118,13 +118,17 @@ def test_sparse_bitmap_refuses_padding_and_what_its_bitmaps_do_not_need() -> Non
     refused("sparse_bitmap", Payload("sparse_bitmap", "float32", (1, 3), b"\0" + bytes(4)), (3,), "bitmaps of 1 rows")
 
 
-@pytest.mark.parametrize("token", ["sparse_bitmap+sparse_bitmap", "topk+sparse_bitmap", "sparse_bitmap+jpeg", "topk+webp"])
+@pytest.mark.parametrize(
+    "token", ["sparse_bitmap+sparse_bitmap", "topk+sparse_bitmap", "sparse_bitmap+jpeg", "topk+webp"]
+)
 def test_what_has_no_exact_size_is_not_wrapped(token: str) -> None:
     with pytest.raises(UnknownCodec, match=r"cannot wrap '(sparse_bitmap|jpeg|webp)'"):
         codec_for(token)
 
 
-@pytest.mark.parametrize("token", ["topk:0", "topk:nan", "topk:1.5", "topk:count=-1", "topk:inner=3", "zstd:30", "jpeg:99"])
+@pytest.mark.parametrize(
+    "token", ["topk:0", "topk:nan", "topk:1.5", "topk:count=-1", "topk:inner=3", "zstd:30", "jpeg:99"]
+)
 def test_options_out_of_range_are_refused_by_name(token: str) -> None:
     with pytest.raises(UnknownCodec, match=token.split(":")[0]):
         codec_for(token)
@@ -175,7 +179,7 @@ def test_zstd_refuses_frames_that_state_no_size_or_too_much() -> None:
 
 
 def frame_of_zeros(size: int) -> bytes:
-    """A frame that states `size` bytes: magic, descriptor for a 4-byte size in a single segment, RLE blocks of zeros."""
+    """A frame that states `size` bytes: magic, descriptor (a 4-byte size, one segment), blocks of repeated zeros."""
     blocks = [min(1 << 17, size - at) for at in range(0, size, 1 << 17)]
     head = b"\x28\xb5\x2f\xfd\xa0" + size.to_bytes(4, "little")
     last = len(blocks) - 1

@@ -1,5 +1,4 @@
-"""Codecs of the catalogue as tests name them, and their payloads damaged: bit flips, truncation, splices and edits of the
-kind that a careless or hostile peer sends."""
+"""Codecs of the catalogue as tests name them, and their payloads damaged as a careless or hostile peer may."""
 
 from __future__ import annotations
 

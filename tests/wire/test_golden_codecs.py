@@ -1,9 +1,9 @@
 """Golden bytes: what a codec wrote when it was released, it must write and read for ever.
 
-Each file holds inputs and coded data in hexadecimal, little-endian. A new codec needs a file here. `codec` is the token,
-of the file or of a case. Where a library writes the bytes, its next version may write others that mean the same: such
-files say `"written_by": "a library"` and are only read; images then come out within `tolerance` levels, since decoders
-of lossy images may round as they like.
+Each file holds inputs and coded data in hexadecimal, little-endian. A new codec needs a file here. `codec` is the
+token, of the file or of a case. Where a library writes the bytes, its next version may write others that mean the
+same: such files say `"written_by": "a library"` and are only read; images then come out within `tolerance` levels,
+since decoders of lossy images may round as they like.
 """
 
 from __future__ import annotations

@@ -23,9 +23,7 @@ def encode(data: bytes, shape: Shape, capacity: int) -> bytes | None:
     stream, used = np.empty(capacity, np.uint8), np.zeros(1, np.int64)
     model, weights = _fresh(shape.bits)
     table = address(oracle.tables(shape.bits))
-    lib.tl_cabac_encode(
-        data, table, address(model), address(weights), address(stream), capacity, address(used), *shape
-    )
+    lib.tl_cabac_encode(data, table, address(model), address(weights), address(stream), capacity, address(used), *shape)
     return stream[: used[0]].tobytes() if used[0] <= capacity else None
 
 

@@ -33,7 +33,8 @@ def count(bitmap_BP: Bytes) -> Counts:
     lib = _compiled()
     if lib is None or bitmap_BP.size == 0:
         return oracle.count(bitmap_BP)
-    return _block_counts(lib, np.ascontiguousarray(bitmap_BP)).sum(axis=1)
+    num_set_B: Counts = _block_counts(lib, np.ascontiguousarray(bitmap_BP)).sum(axis=1)
+    return num_set_B
 
 
 def gather(x_BV: Floats, bitmap_BP: Bytes) -> Floats:

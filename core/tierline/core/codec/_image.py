@@ -28,7 +28,8 @@ Head = tuple[int, int, int]
 def check_image(spec: TensorSpec, codec: str) -> tuple[int, int, int]:
     """(C, H, W) of a spec. Raises ShapeMismatch unless it is an image that the file formats can hold."""
     shape = spec.shape
-    if spec.dtype not in DTYPES or len(shape) != 3 or shape[0] not in _MODES or not 0 < min(shape) <= max(shape) < 16384:
+    is_image = len(shape) == 3 and shape[0] in _MODES and 0 < min(shape) <= max(shape) < 16384
+    if spec.dtype not in DTYPES or not is_image:
         raise ShapeMismatch(
             f"{codec}: takes batches of uint8 images [B, C, H, W] with 1 or 3 channels and sides from 1 to 16383, "
             f"got rows of {spec.dtype}{list(shape)}; cast them or use raw"
@@ -49,7 +50,7 @@ def encode_files(x_B: Array, codec: str, form: str, **options: object) -> Payloa
         raise ShapeMismatch(f"{codec}: takes batches of images, got a scalar")
     spec = TensorSpec(str(x_B.dtype), x_B.shape[1:])
     _, largest = size_bounds(spec, 1, codec)
-    parts = []
+    parts: list[bytes] = []
     for image_CHW in x_B:
         pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
         file = io.BytesIO()
@@ -92,7 +93,8 @@ def decode_files(
 
 
 def _split(payload: Payload, codec: str, num_rows: int) -> list[bytes]:
-    files, at, data = [], 0, payload.data
+    files: list[bytes] = []
+    at, data = 0, payload.data
     for _ in range(num_rows):
         if at + _PREFIX.size > len(data):
             raise CorruptPayload(f"{codec}: data ends before image {len(files)} of {num_rows}")
@@ -112,8 +114,9 @@ def _check_file(file: bytes, codec: str, read_head: Callable[[bytes], Head], lim
         num_channels, height, width = read_head(file)
     except (ValueError, IndexError, struct.error) as error:
         raise CorruptPayload(f"{codec}: no file that an encoder here writes: {error}") from None
-    if (num_channels or limit.shape[0], height, width) != limit.shape:
-        raise CorruptPayload(f"{codec}: an image of {[num_channels, height, width]} where {list(limit.shape)} was agreed")
+    stated = (num_channels or limit.shape[0], height, width)
+    if stated != limit.shape:
+        raise CorruptPayload(f"{codec}: an image of {list(stated)} where {list(limit.shape)} was agreed")
 
 
 def _pixels(file: bytes, codec: str, form: str, limit: TensorSpec) -> Array:

@@ -1,12 +1,12 @@
 """Context-adaptive binary arithmetic coding of a quantiser's codes: lossless, each code predicted from its neighbours.
 
-Neighbouring values of a feature map are alike, and zeros come in patches: `zstd` sees neither, nor bits that cross bytes.
-The model is that of `tierline.kernels.numpy.cabac`, which cites where it comes from; the codes of a row are taken as
-planes [..., H, W]: a rank of 1 has one line, ranks above 3 have all axes before the last two as planes. Wraps codecs whose
-rows are a head and V codes of equal width: `affine`, `bitplane`.
+Neighbouring values of a feature map are alike, and zeros come in patches: `zstd` sees neither, nor bits that cross
+bytes. The model is that of `tierline.kernels.numpy.cabac`, which cites where it comes from; the codes of a row are
+taken as planes [..., H, W]: a rank of 1 has one line, ranks above 3 have all axes before the last two as planes.
+Wraps codecs whose rows are a head and V codes of equal width: `affine`, `bitplane`.
 
-Bytes: 0 and what the wrapped codec wrote; or, where that is smaller, 1, the heads of all rows, and one stream of all codes
-of the batch. Batches are therefore not rows one after the other.
+Bytes: 0 and what the wrapped codec wrote; or, where that is smaller, 1, the heads of all rows, and one stream of all
+codes of the batch. Batches are therefore not rows one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import cabac as kernel
 
 _STORED, _CODED = b"\0", b"\1"
-_LEAST_STREAM = 4
+
+
+def _least_stream(num_values: int) -> int:
+    """Bytes of the shortest stream: no decision costs less than log2(65536 / 65504) bits, and four bytes end it."""
+    return max(4, num_values >> 14)
 
 
 class Cabac:
@@ -34,7 +38,9 @@ class Cabac:
     def __init__(self, inner: Codec) -> None:
         rows: CodeRows | None = getattr(inner, "code_rows", None)
         if rows is None:
-            raise ConfigError(f"cabac cannot wrap {inner.token!r}, whose codes have no one width; wrap affine or bitplane")
+            raise ConfigError(
+                f"cabac cannot wrap {inner.token!r}, which has no codes of one width; wrap affine or bitplane"
+            )
         self._inner, self._rows = inner, rows
         self.dtypes = inner.dtypes
         self.token = f"{inner.token}+cabac"
@@ -62,7 +68,8 @@ class Cabac:
 
     def size_bounds(self, spec: TensorSpec, num_rows: int = 1) -> tuple[int, int]:
         stored = self._inner.size_bounds(spec, num_rows)[1]
-        return 1 + min(stored, num_rows * self._rows.head_bytes + _LEAST_STREAM), 1 + stored
+        coded = num_rows * self._rows.head_bytes + _least_stream(num_rows * math.prod(spec.shape))
+        return 1 + min(stored, coded), 1 + stored
 
     def _shape(self, shape: tuple[int, ...]) -> kernel.Shape:
         bits, high_first = self._rows.bits, self._rows.high_first
@@ -81,7 +88,8 @@ class Cabac:
         """What the wrapped codec wrote. Raises CorruptPayload for a stream of another length than its codes need."""
         num_rows, head_bytes = shape[0], self._rows.head_bytes
         layout = self._shape(shape)
-        if not _LEAST_STREAM <= len(data) - num_rows * head_bytes < num_rows * layout.row_bytes:
+        least_bytes = _least_stream(math.prod(shape))
+        if not least_bytes <= len(data) - num_rows * head_bytes < num_rows * layout.row_bytes:
             raise CorruptPayload(f"{self.token}: {len(data)} bytes of heads and stream")
         rows_BP = np.zeros((num_rows, head_bytes + layout.row_bytes), np.uint8)
         rows_BP[:, :head_bytes] = np.frombuffer(data, np.uint8, num_rows * head_bytes).reshape(num_rows, head_bytes)

@@ -1,16 +1,17 @@
 """Images as baseline JPEG (ITU-T T.81): the input itself as payload, which a feature's codec has to beat.
 
-Takes uint8 [B, C, H, W] with 1 (grey) or 3 (red, green, blue) channels and nothing else: floats are refused, since only
-their maker knows what range they have. `quality` from 1 to 95 scales the quantiser; colours are halved in both axes
-(4:2:0), or not at 91 and more (4:4:4).
+Takes uint8 [B, C, H, W] with 1 (grey) or 3 (red, green, blue) channels and nothing else: floats are refused, since
+only their maker knows what range they have. `quality` from 1 to 95 scales the quantiser; colours are halved in both
+axes (4:2:0), or not at 91 and more (4:4:4).
 
-Bytes of one row, rows one after the other: uint32 number of bytes, then so many bytes of one JPEG file. Readers take the
-markers SOI APP0 DQT SOF0 DHT DRI SOS EOI only: no metadata, no further scans, nothing after EOI. Decoders may differ by
-a few levels, as the standard allows, and so do library versions: these bytes are not golden.
+Bytes of one row, rows one after the other: uint32 number of bytes, then so many bytes of one JPEG file. Readers take
+the markers SOI APP0 DQT SOF0 DHT DRI SOS EOI only: no metadata, no further scans, nothing after EOI. Decoders may
+differ by a few levels, as the standard allows, and so do library versions: these bytes are not golden.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import ClassVar
 
 from tierline.core.codec import _image
@@ -53,7 +54,7 @@ class Jpeg:
 
 
 def _head(file: bytes) -> _image.Head:
-    """Channels, height, width of a file of the layout above. Raises ValueError or IndexError for any other."""
+    """Channels, height, width of a file of the layout above. Raises ValueError or struct.error for any other."""
     if not (file.startswith(_SOI) and file.endswith(_EOI)):
         raise ValueError("it does not begin with SOI and end with EOI")
     head: _image.Head | None = None
@@ -67,7 +68,8 @@ def _head(file: bytes) -> _image.Head:
         if marker == _SOS:
             break
         if marker == _SOF0 and head is None:
-            head = file[at + 9], int.from_bytes(file[at + 5 : at + 7], "big"), int.from_bytes(file[at + 7 : at + 9], "big")
+            height, width, num_channels = struct.unpack_from(">HHB", file, at + 5)
+            head = num_channels, height, width
         elif marker not in _OTHER_MARKERS:
             raise ValueError(f"marker {marker:#x} at byte {at}")
         at += 2 + length

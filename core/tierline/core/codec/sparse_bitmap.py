@@ -1,9 +1,9 @@
 """Zeros, as a ReLU leaves them, at one bit each: which values are not zero, then those values coded by another codec.
 
-Bytes of one row, rows one after the other: ceil(V / 8) bytes of bitmap, first value in the most significant bit, padding
-bits 0; then the n values whose bit is set, in their order, as one row of n values of the wrapped codec (`raw` unless
-named), and nothing where n = 0. The wrapped codec's size must follow from n, so rows delimit themselves.
--0.0 is a zero and decodes as +0.0. NaN and infinities are no zeros: the wrapped codec keeps or refuses them.
+Bytes of one row, rows one after the other: ceil(V / 8) bytes of bitmap, first value in the most significant bit,
+padding bits 0; then the n values whose bit is set, in their order, as one row of n values of the wrapped codec (`raw`
+unless named), and nothing where n = 0. The wrapped codec's size must follow from n, so rows delimit themselves. -0.0
+is a zero and decodes as +0.0. NaN and infinities are no zeros: the wrapped codec keeps or refuses them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SparseBitmap:
         return [part.reshape(1, -1) for part in np.split(kernel.gather(rows_BV, bitmap_BP), ends_B[:-1])][: len(ends_B)]
 
     def _places(self, payload: Payload, num_rows: int, num_values: int) -> list[tuple[Array, int, int]]:
-        """Of each row its bitmap, its number of values, and where they start. Raises CorruptPayload at a wrong length."""
+        """Of each row its bitmap, how many values it has and where they start. Raises CorruptPayload."""
         places, at, num_bytes = [], 0, kernel.row_bytes(num_values)
         for _ in range(num_rows):
             start = at + num_bytes

@@ -1,15 +1,15 @@
 """The k values of largest magnitude of each row; the others decode as zeros. Of equal magnitudes the first is kept.
 
-`share` says how many (k = ceil(share * V)), or `count` does where it is not 0 (k = min(count, V)).
-Used alone on updates it is the sparsification of A. F. Aji and K. Heafield, Sparse Communication for Distributed
-Gradient Descent (2017), section 3, without its memory of what was dropped, which a Compressor keeps.
+`share` says how many (k = ceil(share * V)), or `count` does where it is not 0 (k = min(count, V)). Used alone on
+updates it is the sparsification of A. F. Aji and K. Heafield, Sparse Communication for Distributed Gradient Descent
+(2017), section 3, without its memory of what was dropped, which a Compressor keeps.
 
 Bytes of one row, rows one after the other: positions, then the k values in the order of their positions as one row of
-the wrapped codec (`raw` unless named). Positions p_0 < ... < p_(k-1) are written with l low bits each, l the number that
-makes them smallest: k * l bits, p_i's low bits from bit i * l, least significant first, filled up to a byte; then
-k + ((V - 1) >> l) bits, those at (p_i >> l) + i set, least significant first, filled up to a byte. Where ceil(V / 8) bytes
-are not more they are a bitmap as in `sparse_bitmap`. Padding bits are 0.
-NaN and infinities count as largest: the wrapped codec keeps or refuses them, and more than k of them raise CodecError.
+the wrapped codec (`raw` unless named). Positions p_0 < ... < p_(k-1) are written with l low bits each, l the number
+that makes them smallest: k * l bits, p_i's low bits from bit i * l, least significant first, filled up to a byte;
+then k + ((V - 1) >> l) bits, those at (p_i >> l) + i set, least significant first, filled up to a byte. Where ceil(V
+/ 8) bytes are not more they are a bitmap as in `sparse_bitmap`. Padding bits are 0. NaN and infinities count as
+largest: the wrapped codec keeps or refuses them, and more than k of them raise CodecError.
 """
 
 from __future__ import annotations

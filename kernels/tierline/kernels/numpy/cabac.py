@@ -1,13 +1,15 @@
 """Codes of a quantiser through a context-adaptive binary arithmetic coder, in plain Python: slow, but it says it all.
 
-A code is a tree of binary decisions: is it above 0, then its bits, highest first. Each decision is predicted thrice, by
-counting what followed under three contexts: the weighted sum of four neighbours; the left and the upper one; the plane's
-mean so far with four neighbours further out and whether the plane before has something here. The three chances
-p are mixed as `squash(sum_m w_m * stretch(p_m))`, stretch(p) = ln(p / (1 - p)), squash its inverse, and the weights follow
-the gradient of the coding cost (M. Mahoney, Adaptive Weighing of Context Models for Lossless Data Compression, 2005).
-Context coding of a binarised value is that of D. Marpe, H. Schwarz and T. Wiegand (CABAC, 2003), section III.
+A code is a tree of binary decisions: is it above 0, then its bits, highest first. Each decision is predicted thrice,
+by counting what followed under three contexts: the weighted sum of four neighbours; the left and the upper one; the
+plane's mean so far with four neighbours further out and whether the plane before has something here. The three
+chances p are mixed as `squash(sum_m w_m * stretch(p_m))`, stretch(p) = ln(p / (1 - p)), squash its inverse, and the
+weights follow the gradient of the coding cost (M. Mahoney, Adaptive Weighing of Context Models for Lossless Data
+Compression, 2005). Context coding of a binarised value is that of D. Marpe, H. Schwarz and T. Wiegand (CABAC, 2003),
+section III.
 
-All integers: chances have 16 bits, stretched ones 8 bits of fraction, weights 16. Every stream starts from the same model.
+All integers: chances have 16 bits, stretched ones 8 bits of fraction, weights 16. Every stream starts from the same
+model.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -152,7 +154,7 @@ _PARTS = ((0, 4096), (4096, 8192), (8192, 8320))
 def _walk(coder: _Coder, data: npt.NDArray[np.uint8], shape: Shape) -> None:
     """Codes every value of a batch in order; while decoding, packs them into `data`."""
     num_values = shape.num_planes * shape.height * shape.width
-    order = "big" if shape.high_first else "little"
+    order: Literal["big", "little"] = "big" if shape.high_first else "little"
     for row in data.reshape(shape.num_rows, shape.row_bytes):
         bits_Vb = np.zeros((num_values, 8), np.uint8)
         bits_Vb[:, : shape.bits] = np.unpackbits(row, count=num_values * shape.bits, bitorder=order).reshape(

@@ -22,7 +22,8 @@ def mark(x_BV: Floats) -> Bytes:
 
 def count(bitmap_BP: Bytes) -> Counts:
     """Set bits of each row, padding included."""
-    return np.unpackbits(bitmap_BP, axis=1).sum(axis=1, dtype=np.int64)
+    num_set_B: Counts = np.unpackbits(bitmap_BP, axis=1).sum(axis=1, dtype=np.int64)
+    return num_set_B
 
 
 def gather(x_BV: Floats, bitmap_BP: Bytes) -> Floats:

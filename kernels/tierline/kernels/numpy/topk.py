@@ -8,7 +8,6 @@ are, then the rest in unary, the i-th position's set bit at place `(position >> 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Floats, count, padding_is_clear
 from tierline.kernels.numpy.sparse_bitmap import row_bytes as bitmap_bytes
