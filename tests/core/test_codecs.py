@@ -164,6 +164,14 @@ def test_cabac_streams_have_the_length_that_their_codes_need() -> None:
         refused("affine:4+cabac", Payload(good.codec, "float32", good.shape, data), (16, 16), "whose codes end at")
 
 
+def test_cabac_streams_are_never_shorter_than_promised() -> None:
+    """Nothing is cheaper than one value throughout; a shorter stream is refused before time is spent on it."""
+    x_B = np.ones((1, 1 << 18), np.float32)
+    good = payload_of("bitplane+cabac", x_B)
+    assert codec_for("bitplane+cabac").size_bounds(TensorSpec("float32", (1 << 18,)))[0] == 17 <= good.num_bytes < 40
+    refused("bitplane+cabac", Payload(good.codec, "float32", good.shape, good.data[:16]), (1 << 18,), "17 to")
+
+
 def test_cabac_wraps_codes_of_one_width_only() -> None:
     with pytest.raises(UnknownCodec, match="cannot wrap 'raw'"):
         codec_for("cabac")
