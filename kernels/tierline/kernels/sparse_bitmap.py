@@ -15,6 +15,8 @@ __all__ = ["count", "gather", "mark", "padding_is_clear", "row_bytes", "scatter"
 
 BLOCK_VALUES = 512
 """Of one independent piece of a row, as in the header."""
+SLACK_VALUES = 16
+"""Behind gathered values, which kernels write and read but nobody uses."""
 
 
 def mark(x_BV: Floats) -> Bytes:
@@ -44,7 +46,7 @@ def gather(x_BV: Floats, bitmap_BP: Bytes) -> Floats:
         return oracle.gather(x_BV, bitmap_BP)
     x_BV, bitmap_BP = np.ascontiguousarray(x_BV), np.ascontiguousarray(bitmap_BP)
     starts, num_chosen = _starts(lib, bitmap_BP)
-    values = np.empty(num_chosen + 1, np.float32)
+    values = np.empty(num_chosen + SLACK_VALUES, np.float32)
     lib.tl_sparse_gather(address(x_BV), address(bitmap_BP), address(starts), address(values), *x_BV.shape)
     return values[:num_chosen]
 
@@ -59,8 +61,9 @@ def scatter(values: Floats, bitmap_BP: Bytes, x_BV: Floats) -> None:
     starts, num_chosen = _starts(lib, bitmap_BP)
     if num_chosen != len(values):
         raise ValueError(f"{len(values)} values for {num_chosen} set bits")
-    values = np.append(values, np.float32(0))
-    lib.tl_sparse_scatter(address(values), address(bitmap_BP), address(starts), address(x_BV), *x_BV.shape)
+    padded = np.zeros(num_chosen + SLACK_VALUES, np.float32)
+    padded[:num_chosen] = values
+    lib.tl_sparse_scatter(address(padded), address(bitmap_BP), address(starts), address(x_BV), *x_BV.shape)
 
 
 def _starts(lib: SimpleNamespace, bitmap_BP: Bytes) -> tuple[Counts, int]:

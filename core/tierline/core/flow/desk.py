@@ -138,5 +138,5 @@ def resident_bytes() -> int:
 
 
 def offered_codecs() -> tuple[str, ...]:
-    """Codec tokens of this installation."""
-    return catalog.names("codec")
+    """Names of codecs of this installation; one whose package is missing is not offered."""
+    return tuple(name for name in catalog.names("codec") if catalog.is_usable("codec", name))

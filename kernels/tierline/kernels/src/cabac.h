@@ -140,8 +140,8 @@ TL_INLINE void tl_cabac_walk(tl_cabac *c, tl_u8 *data, tl_i64 row_bytes, tl_i64 
 TL_ENTRY(tl_cabac_encode)(const tl_u8 *data, const tl_i32 *tables, tl_i32 *model, tl_i32 *weights, tl_u8 *stream,
                           tl_i64 capacity, tl_i64 *used, tl_i64 row_bytes, tl_i64 num_rows, tl_i64 num_planes,
                           tl_i64 height, tl_i64 width, tl_i32 bits, tl_i32 high_first) {
-    TL_COLS(once, 1) {
-        tl_cabac c = {tables, model, weights, stream, capacity, once, 0u, 0xffffffffu, 0u};
+    TL_ROWS(row, 1) TL_COLS(once, 1) {
+        tl_cabac c = {tables, model, weights, stream, capacity, row + once, 0u, 0xffffffffu, 0u};
         tl_cabac_walk(&c, (tl_u8 *)data, row_bytes, num_rows, num_planes, height, width, bits, high_first != 0, false);
         for (tl_i32 k = 24; k >= 0; k -= 8) tl_cabac_put(&c, (c.low >> k) & 255u);
         used[0] = c.at;
@@ -152,8 +152,8 @@ TL_ENTRY(tl_cabac_encode)(const tl_u8 *data, const tl_i32 *tables, tl_i32 *model
 TL_ENTRY(tl_cabac_decode)(const tl_u8 *stream, tl_i64 num_bytes, const tl_i32 *tables, tl_i32 *model, tl_i32 *weights,
                           tl_u8 *data, tl_i64 *used, tl_i64 row_bytes, tl_i64 num_rows, tl_i64 num_planes,
                           tl_i64 height, tl_i64 width, tl_i32 bits, tl_i32 high_first) {
-    TL_COLS(once, 1) {
-        tl_cabac c = {tables, model, weights, (tl_u8 *)stream, num_bytes, once, 0u, 0xffffffffu, 0u};
+    TL_ROWS(row, 1) TL_COLS(once, 1) {
+        tl_cabac c = {tables, model, weights, (tl_u8 *)stream, num_bytes, row + once, 0u, 0xffffffffu, 0u};
         for (tl_i32 k = 0; k < 4; ++k) c.word = (c.word << 8) | tl_cabac_next(&c);
         tl_cabac_walk(&c, data, row_bytes, num_rows, num_planes, height, width, bits, high_first != 0, true);
         used[0] = c.at;
