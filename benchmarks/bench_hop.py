@@ -34,8 +34,8 @@ from tierline.core.bundle import Bundle
 from tierline.core.clock import MonotonicClock
 from tierline.core.coding import codec_for
 from tierline.core.flow.coding import encode_outputs
-from tierline.core.flow.desk import offered_codecs
 from tierline.core.flow.host import Host
+from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.flow.node import EngineSettings, new_epoch
 from tierline.core.link import messages as m
 from tierline.core.link.dial import Dialler

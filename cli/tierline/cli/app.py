@@ -19,10 +19,12 @@ COMMANDS = (
     "bench",
     "doctor",
     "status",
+    "plan",
     "cloud",
     "edge",
     "node",
     "algo",
+    "kernels",
     "config",
 )
 """Name of a command = module `tierline.cli.commands.NAME`, whose `app` it is; in the order of the help."""

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -59,7 +60,14 @@ class Check:
 
 def run_checks(state_dir: Path | None = None) -> list[Check]:
     """All checks, required ones first."""
-    checks = [_python(), *_dependencies(), _engine(), _loopback(), _state(state_dir or default_state_dir("node"))]
+    checks = [
+        _python(),
+        *_dependencies(),
+        _engine(),
+        kernels(),
+        _loopback(),
+        _state(state_dir or default_state_dir("node")),
+    ]
     return [*checks, *_extras(), _video(), *_hardware()]
 
 
@@ -90,6 +98,27 @@ def _engine() -> Check:
     if y.tolist() == [[3.0]]:
         return Check(name, "ok", "1.5 + 1.5 = 3")
     return Check(name, "fail", f"1.5 + 1.5 = {y.item()}", "pip install --force-reinstall onnxruntime")
+
+
+def kernels() -> Check:
+    """Compiled, or NumPy and why; a first look compiles."""
+    from tierline.kernels import build, library
+
+    choice = os.environ.get("TIERLINE_KERNELS", "auto")
+    if choice == "numpy":
+        return Check("kernels", "warn", "NumPy: TIERLINE_KERNELS=numpy", "unset it for compiled codecs")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            loaded = library.library()
+    except (build.BuildError, OSError) as error:
+        return Check("kernels", "fail", _first_line(error), "install g++ or clang, or unset TIERLINE_KERNELS")
+    if loaded is None:
+        why = _first_line(told[0].message) if told and isinstance(told[0].message, Exception) else "not compiled"
+        return Check(
+            "kernels", "warn", f"NumPy: {why}", "install g++ or clang: compiled codecs are several times faster"
+        )
+    return Check("kernels", "ok", f"compiled: {loaded._name}")
 
 
 def _loopback() -> Check:

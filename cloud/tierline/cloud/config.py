@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
 from tierline.cloud.hierarchy import find_bundle, load_file
 from tierline.core.config import Loaded, load
 from tierline.core.config.sections import (
-    Count,
     Engine,
     Metrics,
-    Milliseconds,
     Tls,
     absolute_paths,
     check_address,
     check_id,
 )
+from tierline.core.flow.knobs import PlanKnobs as PlanKnobs
 from tierline.core.link.tls import TlsFiles
-from tierline.core.plan import Mode
 
 SCHEMA = 1
-
-Threshold = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,16 +48,6 @@ class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_address("listen", self.listen)
-
-
-class PlanKnobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Overrides of what the Bundle's calibration and the hierarchy say."""
-
-    mode: Mode = "on_demand"
-    budget_ms: Milliseconds = 5000.0
-    max_batch: Count = 64
-    thresholds: dict[str, Threshold] = {}
-    """T by exit name, in [0, 1]: a sample leaves where its score is below T; 1 lets everything leave."""
 
 
 class CloudConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,8 +12,10 @@ from typing import Any
 
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import load_hierarchy
+from tierline.cloud.plans import PlanStore
 from tierline.core.bundle import Bundle
 from tierline.core.flow.host import Host, engine_settings, own_version
+from tierline.core.flow.knobs import with_knobs
 from tierline.core.flow.node import new_epoch
 from tierline.core.flow.whole import Whole
 from tierline.core.invite import InviteStore
@@ -56,13 +58,17 @@ class Server:
         model = open_inference_handler(Whole(self.host.node, engine), own_version())
         self.host.listener.server.add_generic_rpc_handlers((model,))
         self._tls = tls
+        self._plans = PlanStore(config.state_dir)
         if self._store is not None:
             self.host.desk.revoked = self._store.revoked_serials
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
-        bundle, plan = load(self._config)
+        bundle, made = load(self._config)
+        plan = self._plans.start(made, bundle.manifest)
         self.host.node.adopt(plan, bundle)
+        self._plans.attach(self.host.desk.check_offers, lambda plan: self._use(plan, bundle))
+        self.host.desk.planner = self._plans
         enrolment: Any = None
         try:
             line = await self.host.start()
@@ -82,22 +88,20 @@ class Server:
                 await enrolment.stop(0.5)
             await self.host.stop()
 
+    def _use(self, plan: Plan, bundle: Bundle) -> None:
+        """Other knobs: here at once, at every node below with the next heartbeat of each link on its way."""
+        self.host.node.adopt(plan, bundle)
+        if self.host.listener is not None:
+            self.host.listener.push_plan(plan.document())
+        LOG.info("plan %d: codecs %s", plan.version, ", ".join([*plan.codecs[:-1], *plan.links.values()]))
+
 
 def load(config: CloudConfig) -> tuple[Bundle, Plan]:
     """The Bundle and the Plan that the configuration asks for."""
     bundle = Bundle.open(Path(config.bundle))
     hierarchy, join = load_hierarchy(Path(config.hierarchy))
-    plan = make_plan(
-        hierarchy,
-        bundle.manifest,
-        bundle.digest,
-        thresholds=dict(config.plan.thresholds),
-        join=join,
-        mode=config.plan.mode,
-        budget_ms=config.plan.budget_ms,
-        max_batch=config.plan.max_batch,
-    )
-    return bundle, plan
+    plan = make_plan(hierarchy, bundle.manifest, bundle.digest, join=join)
+    return bundle, with_knobs(plan, bundle.manifest, config.plan, plan.version)
 
 
 def _no_views(outcome: Outcome) -> None:

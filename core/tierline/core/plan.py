@@ -104,6 +104,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """T per exit. The last exit answers whatever reaches it."""
     codecs: list[str]
     """Per level: the codec of its feature on a link."""
+    links: dict[str, str] = {}
+    """By node: the codec of what it sends up, instead of its level's."""
     join: Join = Join()
     mode: Mode = "on_demand"
     budget_ms: float = 5000.0
@@ -115,6 +117,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self.nodes[node_id]
         except KeyError:
             raise PlanError(f"plan {self.version}: no node {node_id!r}; it lists {', '.join(self.nodes)}") from None
+
+    def codec(self, node_id: str, level: int) -> str:
+        """Token of the codec in which a node sends a level's feature up."""
+        return self.links.get(node_id, self.codecs[level])
 
     def document(self) -> bytes:
         """Canonical JSON."""

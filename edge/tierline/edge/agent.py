@@ -17,9 +17,9 @@ from typing import Any
 import grpc
 
 from tierline.core.bundle import Bundle
-from tierline.core.errors import DigestMismatch, PlanError
-from tierline.core.flow.desk import offered_codecs
+from tierline.core.errors import DigestMismatch, PlanError, UnknownCodec
 from tierline.core.flow.host import Host, engine_settings, own_version
+from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import EngineSettings
 from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
@@ -165,6 +165,8 @@ class Agent:
                 f"{welcome.parent} announced plan {welcome.plan_digest[:12]}... and sent {plan.digest()[:12]}...; "
                 "install matching versions of tierline"
             )
+        check_offer(plan, self._id, offered_codecs())
+        former = self.node.plan
         if self._given is not None:
             bundle = self._given
         else:
@@ -173,6 +175,8 @@ class Agent:
         self._store.remember_revoked(welcome.revoked)
         self._adopt(plan, bundle)
         self._store.remember(plan)
+        if former is not None and former.nodes == plan.nodes and self.host.listener is not None:
+            self.host.listener.push_plan(welcome.plan)  # knobs that were turned while this node was away
         if not plan.placement(self._id).joins:
             self.node.minter = (NodeId(welcome.parent), welcome.epoch)
 
@@ -181,12 +185,19 @@ class Agent:
         self._adopted.set()
 
     def _on_plan(self, document: bytes) -> None:
-        """A Plan pushed while connected: knobs. Another structure comes with the next join."""
+        """A Plan pushed while connected: knobs. Another structure comes with the next join.
+
+        One that asks for a codec this node lacks is not taken, but passed on: payloads describe themselves.
+        """
         plan = parse_plan(document, "pushed plan")
         if self.node.bundle is None or plan.bundle != self.node.bundle.digest:
             return
-        self.node.adopt(plan, self.node.bundle)
-        self._store.remember(plan)
+        try:
+            check_offer(plan, self._id, offered_codecs())
+            self.node.adopt(plan, self.node.bundle)
+            self._store.remember(plan)
+        except UnknownCodec as error:
+            LOG.error("plan %d is not taken: %s", plan.version, error)
         if self.host.listener is not None:
             self.host.listener.push_plan(document)
 

@@ -54,6 +54,16 @@ class FleetStub(object):
                 request_serializer=tierline_dot_v1_dot_fleet__pb2.StatusRequest.SerializeToString,
                 response_deserializer=tierline_dot_v1_dot_fleet__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Plans = channel.unary_unary(
+                '/tierline.v1.Fleet/Plans',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.PlansRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.PlansReply.FromString,
+                _registered_method=True)
+        self.ChangePlan = channel.unary_unary(
+                '/tierline.v1.Fleet/ChangePlan',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.FromString,
+                _registered_method=True)
 
 
 class FleetServicer(object):
@@ -86,6 +96,20 @@ class FleetServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Plans(self, request, context):
+        """The Plan in force and, at the root, those before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePlan(self, request, context):
+        """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +132,16 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=tierline_dot_v1_dot_fleet__pb2.StatusRequest.FromString,
                     response_serializer=tierline_dot_v1_dot_fleet__pb2.StatusReply.SerializeToString,
+            ),
+            'Plans': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plans,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.PlansRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.PlansReply.SerializeToString,
+            ),
+            'ChangePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePlan,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +252,60 @@ class Fleet(object):
             '/tierline.v1.Fleet/Status',
             tierline_dot_v1_dot_fleet__pb2.StatusRequest.SerializeToString,
             tierline_dot_v1_dot_fleet__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Fleet/Plans',
+            tierline_dot_v1_dot_fleet__pb2.PlansRequest.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.PlansReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Fleet/ChangePlan',
+            tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.FromString,
             options,
             channel_credentials,
             insecure,

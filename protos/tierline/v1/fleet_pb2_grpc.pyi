@@ -38,6 +38,10 @@ class FleetStub:
     Fetch: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FetchRequest, _fleet_pb2.Chunk]
     """Content of one file of the current Bundle, by digest."""
     Status: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StatusRequest, _fleet_pb2.StatusReply]
+    Plans: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlansRequest, _fleet_pb2.PlansReply]
+    """The Plan in force and, at the root, those before it."""
+    ChangePlan: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ChangePlanRequest, _fleet_pb2.ChangePlanReply]
+    """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
 
 @_typing.type_check_only
 class FleetAsyncStub(FleetStub):
@@ -49,6 +53,10 @@ class FleetAsyncStub(FleetStub):
     Fetch: _aio.UnaryStreamMultiCallable[_fleet_pb2.FetchRequest, _fleet_pb2.Chunk]  # type: ignore[assignment]
     """Content of one file of the current Bundle, by digest."""
     Status: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StatusRequest, _fleet_pb2.StatusReply]  # type: ignore[assignment]
+    Plans: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlansRequest, _fleet_pb2.PlansReply]  # type: ignore[assignment]
+    """The Plan in force and, at the root, those before it."""
+    ChangePlan: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ChangePlanRequest, _fleet_pb2.ChangePlanReply]  # type: ignore[assignment]
+    """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
 
 class FleetServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,5 +89,21 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.StatusReply, _abc.Awaitable[_fleet_pb2.StatusReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Plans(
+        self,
+        request: _fleet_pb2.PlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.PlansReply, _abc.Awaitable[_fleet_pb2.PlansReply]]:
+        """The Plan in force and, at the root, those before it."""
+
+    @_abc_1.abstractmethod
+    def ChangePlan(
+        self,
+        request: _fleet_pb2.ChangePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ChangePlanReply, _abc.Awaitable[_fleet_pb2.ChangePlanReply]]:
+        """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
 
 def add_FleetServicer_to_server(servicer: FleetServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

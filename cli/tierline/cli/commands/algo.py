@@ -12,7 +12,7 @@ import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
 from tierline.core import catalog
-from tierline.core.errors import ConfigError
+from tierline.core.errors import ConfigError, MissingDependency, UsageError
 
 app = typer.Typer(help="List and explain algorithms.", rich_markup_mode=None, add_completion=False)
 
@@ -26,11 +26,25 @@ def ls(
     """List algorithms, each with its one sentence."""
     rooms = [_known(room)] if room else list(catalog.ROOMS)
     rows = [
-        {"room": r, "name": name, "what": " ".join(_doc(r, name).partition("\n\n")[0].split())}
+        {"room": r, "name": name, **(_codec(name) if room == "codec" else {}), "what": _sentence(r, name)}
         for r in rooms
         for name in catalog.names(r)
     ]
     emit(rows, form, output)
+
+
+def _sentence(room: str, name: str) -> str:
+    return " ".join(_doc(room, name).partition("\n\n")[0].split())
+
+
+def _codec(name: str) -> dict[str, str]:
+    """What a token may say of a codec: its role among the stages, its dtypes, its options."""
+    try:
+        cls = catalog.load("codec", name)
+    except MissingDependency as error:
+        return {"role": f"not here: {error}", "dtypes": "", "options": ""}
+    options = [f"{p.name}={p.default}" for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return {"role": cls.role, "dtypes": " ".join(getattr(cls, "dtypes", ())), "options": " ".join(options)}
 
 
 _URI_TYPES = ("int", "float", "bool", "str")
@@ -38,8 +52,13 @@ _GIVEN = ("location", "view", "view_index")
 
 
 @app.command()
-def show(room: str, name: str, output: OutputOption = None) -> None:
+def show(
+    room: Annotated[str, typer.Argument(help="Its room, or its name where one room alone has it.")],
+    name: Annotated[str, typer.Argument(help="Its name in the room.", show_default=False)] = "",
+    output: OutputOption = None,
+) -> None:
     """Print an algorithm's documentation and its options."""
+    room, name = (room, name) if name else _find(room)
     classes = catalog.parts(_known(room), name)
     parts = [f"{room} {name}", _doc(room, name)]
     for part, cls in classes.items():
@@ -57,6 +76,17 @@ def show(room: str, name: str, output: OutputOption = None) -> None:
 def _option(parameter: inspect.Parameter) -> str:
     default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
     return f"{parameter.name}: {parameter.annotation}{default}"
+
+
+def _find(name: str) -> tuple[str, str]:
+    """Room and name of an algorithm that is given by its name alone."""
+    rooms = [room for room in catalog.ROOMS if name in catalog.names(room)]
+    if len(rooms) > 1:
+        raise UsageError(f"{name!r} is in the rooms {', '.join(rooms)}; write `tierline algo show ROOM {name}`")
+    if not rooms:
+        known = [name for room in catalog.ROOMS for name in catalog.names(room)]
+        raise ConfigError(f"no algorithm {name!r}{catalog.nearest(name, known)}")
+    return rooms[0], name
 
 
 def _known(room: str) -> str:

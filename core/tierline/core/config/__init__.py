@@ -90,17 +90,26 @@ def load(
     for variable, key, text in _from_environment(os.environ if env is None else env, type_, prefix, name):
         put(raw, type_, key, text, variable)
         given[key] = f"environment {variable}"
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    value = _override(raw, type_, overrides, name, given)
+    return Loaded(path, value, {key: origin_of(key, raw, given) for key, _ in flatten(value)})
+
+
+def override(value: T, overrides: Sequence[str], name: str) -> T:
+    """A configuration with `a.b=c` applied; `name` stands for it in errors. Raises ConfigError."""
+    return _override(msgspec.to_builtins(value), type(value), overrides, name, {})
+
+
+def _override(raw: dict[str, Any], type_: type[T], overrides: Sequence[str], name: str, given: dict[str, str]) -> T:
+    for item in overrides:
+        key, equals, text = item.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {override!r}: write --set table.key=value")
+            raise ConfigError(f"--set {item!r}: write --set table.key=value")
         put(raw, type_, key.strip(), text.strip(), "--set")
         given[bracketed(key.strip())] = "--set"
     try:
-        value = msgspec.convert(raw, type_)
+        return msgspec.convert(raw, type_)
     except msgspec.ValidationError as error:
         raise ConfigError(explain(error, raw, type_, name, given)) from error
-    return Loaded(path, value, {key: origin_of(key, raw, given) for key, _ in flatten(value)})
 
 
 def convert(raw: Mapping[str, Any], type_: type[T], name: str) -> T:

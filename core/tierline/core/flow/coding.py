@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tierline.core.coding import codec_for
-from tierline.core.errors import CorruptPayload
+from tierline.core.coding import codec_for, stage_names
+from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.flow.levels import LOGITS
 from tierline.core.link.messages import Verdict
 from tierline.core.types import Array, Payload, TensorSpec
@@ -31,12 +31,20 @@ def encode_outputs(x_B: Array) -> Payload:
     return codec_for(OUTPUT_CODEC).encode(x_B)
 
 
+def encode_feature(planned: str, feature_B: Array) -> Payload:
+    """Code a feature as planned, or as it is where the codec has no place for its values (NaN on a scale)."""
+    try:
+        return codec_for(planned).encode(feature_B)
+    except CodecError:
+        return codec_for(OUTPUT_CODEC).encode(feature_B)
+
+
 def encode_fused(planned: str, feature_B: Array) -> Payload:
     """Code a fused feature as planned, but never as signs what is not +-1: the first codec that loses nothing.
 
     Absent views leave zeros, and means of +-1 lie anywhere between.
     """
-    if planned == "bitplane":
+    if "bitplane" in stage_names(planned):
         exact = (planned, EXACT_CODEC)
         planned = next((token for token in exact if codec_for(token).max_error(feature_B) == 0.0), OUTPUT_CODEC)
-    return codec_for(planned).encode(feature_B)
+    return encode_feature(planned, feature_B)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tierline.core import catalog
 from tierline.core.bundle import MANIFEST
-from tierline.core.errors import BundleError, DigestMismatch, LinkUnavailable, PeerRejected, UnknownCodec
-from tierline.core.flow.coding import EXACT_CODEC, OUTPUT_CODEC
+from tierline.core.errors import BundleError, DigestMismatch, LinkUnavailable, PeerRejected
+from tierline.core.flow.knobs import describe
+from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import Node
 from tierline.core.link.fleet import Beat, Hello, Welcome
 from tierline.core.link.link import Link
+from tierline.core.plan import Plan
+
+
+class Planner(Protocol):
+    """Makes and keeps the Plans of a hierarchy."""
+
+    def plans(self) -> list[dict[str, Any]]:
+        """All versions kept, oldest first: as `knobs.describe` has it, with `made_at` and `why`."""
+        ...
+
+    def change(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
+        """Put other knobs in force; see `Desk.change_plan`."""
+        ...
 
 
 class Desk:
@@ -24,6 +37,8 @@ class Desk:
         self.body = node.body
         self.revoked: Callable[[], tuple[str, ...]] = tuple
         """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
+        self.planner: Planner | None = None
+        """Set by the root, which makes the Plans."""
         self._beats: dict[str, dict[str, Any]] = {}
 
     def admit(self, hello: Hello) -> Welcome:
@@ -42,13 +57,7 @@ class Desk:
                 f"node {hello.node!r} has Bundle {hello.bundle_digest[:12]}..., {node.id!r} runs "
                 f"{bundle.digest[:12]}... ({plan.model}); remove `bundle` from its agent file to fetch the right one"
             )
-        needed = {OUTPUT_CODEC, EXACT_CODEC, *plan.codecs[:-1]}
-        unknown = sorted(needed - set(hello.codecs))
-        if unknown:
-            raise UnknownCodec(
-                f"node {hello.node!r} has no codec {', '.join(unknown)}, which plan {plan.version} uses; "
-                "update tierline there"
-            )
+        check_offer(plan, hello.node, hello.codecs)
         return Welcome(
             parent=node.id,
             epoch=node.epoch,
@@ -59,6 +68,29 @@ class Desk:
             run=node.run_id,
             revoked=self.revoked(),
         )
+
+    def plans(self) -> list[dict[str, Any]]:
+        """As `tierline plan ls` prints them."""
+        if self.planner is not None:
+            return self.planner.plans()
+        plan, bundle = self.node.plan, self.node.bundle
+        return [] if plan is None or bundle is None else [describe(plan, bundle.manifest)]
+
+    def change_plan(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
+        """Other knobs, at the root only. Raises PeerRejected elsewhere, PlanError, UnknownCodec, ConfigError."""
+        if self.planner is None:
+            parent = self.node.flow.placement.parent if self.node.flow is not None else ""
+            raise PeerRejected(
+                f"{self.node.id!r} takes its Plan from {parent or 'its own file'!r}; ask the root of the hierarchy"
+            )
+        return self.planner.change(settings, rollback_to, dry_run)
+
+    def check_offers(self, plan: Plan) -> None:
+        """Raises UnknownCodec for a node that has joined, here or further below, and lacks a codec of the Plan."""
+        for name, record in self.status_record().items():
+            offered = record.get("codecs")
+            if name in plan.nodes and isinstance(offered, list | tuple):
+                check_offer(plan, name, offered)
 
     def child_up(self, link: Link) -> None:
         self.node.child_up(link)
@@ -114,6 +146,7 @@ def node_record(node: Node) -> dict[str, Any]:
         "views": list(flow.placement.views) if flow is not None else [],
         "plan": plan.version if plan is not None else 0,
         "model": plan.model if plan is not None else "",
+        "codecs": offered_codecs(),
         "in_flight": flow.num_open if flow is not None else 0,
         "counts": dict(flow.counts) if flow is not None else {},
         "links": {
@@ -135,8 +168,3 @@ def resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * 4096
-
-
-def offered_codecs() -> tuple[str, ...]:
-    """Names of codecs of this installation; one whose package is missing is not offered."""
-    return tuple(name for name in catalog.names("codec") if catalog.is_usable("codec", name))

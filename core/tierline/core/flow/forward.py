@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tierline.core.coding import codec_for
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.coding import decode_outputs, encode_outputs
+from tierline.core.flow.coding import decode_outputs, encode_feature, encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow, count_degraded
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
@@ -107,7 +106,7 @@ class Forwarder:
 
     def _feature(self, held: list[_Held]) -> Payload | None:
         rows = [x.row.feature for x in held if x.row.feature is not None]
-        return codec_for(self.plan.codecs[0]).encode(np.stack(rows)) if rows else None
+        return encode_feature(self.plan.codec(self.node, 0), np.stack(rows)) if rows else None
 
     def pull(self, pull: m.Pull) -> None:
         """The parent wants features."""

@@ -58,20 +58,38 @@ class Asker:
             raw = (await self._fleet.Status(fleet_pb2.StatusRequest(), timeout=timeout_s)).status
         except grpc.aio.AioRpcError as error:
             raise await self._meaning(error) from error
-        try:
-            nodes = json.loads(raw)
-        except ValueError as error:
-            raise BadFrame(f"{self._address}: its status is not JSON; is this a tierline node?") from error
+        nodes = _json(raw, self._address)
         if not isinstance(nodes, dict):
             raise BadFrame(f"{self._address}: its status is not a table; is this a tierline node?")
         return nodes
 
+    async def plans(self, timeout_s: float) -> list[dict[str, Any]]:
+        """The Plan in force last, at the root after those before it; see `core.flow.knobs.describe`."""
+        try:
+            raw = (await self._fleet.Plans(fleet_pb2.PlansRequest(), timeout=timeout_s)).plans
+        except grpc.aio.AioRpcError as error:
+            raise await self._meaning(error) from error
+        plans = _json(raw, self._address)
+        return [_plan(plan, self._address) for plan in (plans if isinstance(plans, list) else [plans])]
+
+    async def change_plan(
+        self, settings: Sequence[str], rollback_to: int, dry_run: bool, timeout_s: float
+    ) -> dict[str, Any]:
+        """Other knobs for a running hierarchy: the Plan they make. Raises PlanError, UnknownCodec, SecurityError."""
+        request = fleet_pb2.ChangePlanRequest(set=settings, rollback_to=rollback_to, dry_run=dry_run)
+        try:
+            reply = await self._fleet.ChangePlan(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise await self._meaning(error) from error
+        return _plan(_json(reply.plan, self._address), self._address)
+
     async def _meaning(self, error: grpc.aio.AioRpcError) -> TierlineError:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return PeerRejected(
-                f"{self._address}: UNIMPLEMENTED: no tierline node, or one without views to take images"
-            )
         reason = from_rpc(error, self._address)
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED and isinstance(reason, PeerRejected):
+            return PeerRejected(
+                f"{self._address}: UNIMPLEMENTED: no tierline node, one of another version, or one without views "
+                "to take images"
+            )
         if not isinstance(reason, LinkUnavailable):
             return reason
         if self._tls is not None:
@@ -79,6 +97,41 @@ class Asker:
         return LinkUnavailable(
             f"{self._address}: no node answers here without TLS; is it running, and is this its address?"
         )
+
+
+def _json(raw: bytes, address: str) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise BadFrame(f"{address}: its answer is not JSON; is this a tierline node?") from error
+
+
+def _plan(value: Any, address: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or "version" not in value:
+        raise BadFrame(f"{address}: answered with something that is no Plan; is this a tierline node?")
+    return value
+
+
+async def ask_plans(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+    """The Plans a node keeps, that in force last. Raises as `ask_status` does."""
+    asker = Asker(address, tls)
+    async with asker.channel:
+        return await asker.plans(timeout_s)
+
+
+async def change_plan(
+    address: str,
+    tls: TlsFiles | None = None,
+    *,
+    settings: Sequence[str] = (),
+    rollback_to: int = 0,
+    dry_run: bool = False,
+    timeout_s: float = 5.0,
+) -> dict[str, Any]:
+    """Turn knobs of a running hierarchy at its root; `settings` are KEY=VALUE as in cloud.toml's table `[plan]`."""
+    asker = Asker(address, tls)
+    async with asker.channel:
+        return await asker.change_plan(settings, rollback_to, dry_run, timeout_s)
 
 
 async def ask_status(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 5.0) -> dict[str, Any]:

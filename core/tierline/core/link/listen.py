@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -62,6 +63,14 @@ class ParentDesk(Protocol):
         """JSON of this node and everything below it."""
         ...
 
+    def plans(self) -> list[dict[str, Any]]:
+        """JSON values of the Plans kept here, oldest first."""
+        ...
+
+    def change_plan(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
+        """Other knobs for the Plan, which is returned as one of `plans()`. Raises a TierlineError that says why not."""
+        ...
+
 
 class Listener:
     """Serves `tierline.v1.Fleet` and `tierline.v1.Inference/Exchange` on one address."""
@@ -85,6 +94,7 @@ class Listener:
         self._ended: weakref.WeakKeyDictionary[asyncio.Task[Any], errors.TierlineError] = weakref.WeakKeyDictionary()
         """Why streams that are being cancelled have to end."""
         self._attending: dict[str, asyncio.Queue[bytes]] = {}
+        self._pushed: bytes | None = None
         self.server = grpc.aio.server(options=CHANNEL_OPTIONS)
         fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(self, desk), self.server)
         # Frames pass as bytes, so that one that cannot be parsed is ours to answer, not gRPC's.
@@ -114,6 +124,7 @@ class Listener:
 
     def push_plan(self, document: bytes) -> None:
         """Send a Plan to every child that is connected."""
+        self._pushed = document
         for queue in self._attending.values():
             queue.put_nowait(document)
 
@@ -182,6 +193,15 @@ class Listener:
         if serial in self._desk.revoked():
             raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
+    def check_operator(self, context: Context) -> None:
+        """Under mutual TLS only this node's own certificate changes what it decides. Raises SecurityError."""
+        try:
+            self.check_identity(context, self._node)
+        except errors.SecurityError as error:
+            raise errors.SecurityError(
+                f"{error}, which alone changes its Plan: ask with --state-dir of {self._node!r}"
+            ) from None
+
     async def _replace(self, node: str) -> None:
         """A node has one stream: a new one ends the old, which TCP may believe alive for minutes."""
         while (old := self._streams.get(node)) is not None:
@@ -203,6 +223,8 @@ class Listener:
 
     def plans_for(self, node: str) -> asyncio.Queue[bytes]:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
+        if self._pushed is not None:  # it may have been pushed between this node's join and now
+            queue.put_nowait(self._pushed)
         self._attending[node] = queue
         return queue
 
@@ -292,6 +314,18 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def Status(self, request: fleet_pb2.StatusRequest, context: Any) -> fleet_pb2.StatusReply:
         return fleet_pb2.StatusReply(status=self._desk.status())
+
+    async def Plans(self, request: fleet_pb2.PlansRequest, context: Any) -> fleet_pb2.PlansReply:
+        return fleet_pb2.PlansReply(plans=json.dumps(self._desk.plans()).encode())
+
+    async def ChangePlan(self, request: fleet_pb2.ChangePlanRequest, context: Any) -> fleet_pb2.ChangePlanReply:
+        try:
+            self._listener.check_operator(context)
+            plan = self._desk.change_plan(request.set, request.rollback_to, request.dry_run)
+        except errors.TierlineError as error:
+            await abort(context, error)
+            raise AssertionError("abort raises") from error
+        return fleet_pb2.ChangePlanReply(plan=json.dumps(plan).encode())
 
 
 def why_not(address: str) -> errors.TierlineError:

@@ -1,0 +1,116 @@
+"""`tierline plan`: the Plan of a running hierarchy, and its knobs turned while samples flow."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit
+from tierline.core.errors import PlanError, UsageError
+
+app = typer.Typer(help="Show a running Plan; turn its knobs.", rich_markup_mode=None, add_completion=False)
+
+Address = Annotated[str, typer.Argument(help="host:port of the hierarchy's root.")]
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print, change nothing.")]
+DEFAULT = "127.0.0.1:7443"
+
+
+@app.command()
+def ls(
+    address: Address = DEFAULT,
+    state_dir: StateDir = None,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """List the Plans a root has put in force, oldest first; the last one is in force."""
+    plans = _plans(address, state_dir)
+    rows = [{"version": p["version"], "made_at": p.get("made_at", ""), "why": p.get("why", "")} for p in plans]
+    emit(rows, form, output)
+
+
+@app.command()
+def show(
+    address: Address = DEFAULT,
+    version: Annotated[int, typer.Option("--version", min=0, help="One that is kept; 0: the one in force.")] = 0,
+    state_dir: StateDir = None,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Show a Plan's knobs by the keys that change them; the whole Plan with --format json."""
+    plans = _plans(address, state_dir)
+    found = [plan for plan in plans if plan["version"] == version or not version]
+    if not found:
+        kept = ", ".join(str(plan["version"]) for plan in plans)
+        raise PlanError(f"{address} keeps no plan {version}; there are: {kept or 'none'}")
+    emit(_rows(found[-1]), form, output, found[-1])
+
+
+@app.command()
+def apply(
+    address: Address = DEFAULT,
+    set_: SetOption = None,
+    state_dir: StateDir = None,
+    dry_run: DryRun = False,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Turn knobs, e.g. --set codecs.device=affine:4, --set links.NODE=TOKEN, --set thresholds.local=0.3.
+
+    Keys are those of cloud.toml's table [plan]. Nodes take the new version without a pause.
+    """
+    if not set_:
+        raise UsageError("nothing to change: give --set KEY=VALUE; `tierline plan show` lists the keys")
+    _change(address, state_dir, form, output, settings=set_, dry_run=dry_run)
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(min=1, help="The Plan whose knobs come back, as a new version.")],
+    address: Address = DEFAULT,
+    state_dir: StateDir = None,
+    dry_run: DryRun = False,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Take the knobs of an earlier Plan again."""
+    _change(address, state_dir, form, output, rollback_to=version, dry_run=dry_run)
+
+
+def _plans(address: str, state_dir: Path | None) -> list[dict[str, Any]]:
+    from tierline.core.link.ask import ask_plans
+    from tierline.core.link.tls import TlsFiles
+
+    return asyncio.run(ask_plans(address, TlsFiles.of_state(state_dir) if state_dir else None))
+
+
+def _change(address: str, state_dir: Path | None, form: Format, output: Path | None, **what: Any) -> None:
+    from tierline.core.link.ask import change_plan
+    from tierline.core.link.tls import TlsFiles
+
+    former = {row["key"]: row["value"] for row in _rows(_plans(address, state_dir)[-1])}
+    made = asyncio.run(change_plan(address, TlsFiles.of_state(state_dir) if state_dir else None, **what))
+    now = {row["key"]: row["value"] for row in _rows(made)}
+    rows = [
+        {"key": key, "before": former.get(key), "now": now.get(key)}
+        for key in dict.fromkeys([*former, *now])
+        if former.get(key) != now.get(key)
+    ]
+    emit(rows or [{"key": "version", "before": former["version"], "now": now["version"]}], form, output, made)
+
+
+def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [{"key": "version", "value": record["version"]}]
+    if "plan" in record:
+        rows.append({"key": "model", "value": record["plan"]["model"]})
+    for key, value in record.get("knobs", {}).items():
+        if isinstance(value, dict):
+            rows += [{"key": f"{key}.{name}", "value": one} for name, one in value.items()]
+        else:
+            rows.append({"key": key, "value": value})
+    return rows
