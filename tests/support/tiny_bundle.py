@@ -19,23 +19,29 @@ BITS = Tensor("float32", (NUM_BITS,))
 FUSED = Tensor("float32", (NUM_BITS * len(VIEWS),))
 
 
-def make_tiny_bundle(folder: Path, *, aggregator: str = "concat", head: bool = False) -> Bundle:
-    """`aggregator` fuses level-0 features; with `head`, the local exit is an FC block over concatenated logits."""
-    fused = FUSED if aggregator == "concat" else BITS
+def make_tiny_bundle(folder: Path, *, aggregator: str = "concat", head: bool = False, num_relu: int = 0) -> Bundle:
+    """`aggregator` fuses level-0 features; with `head`, the local exit is an FC block over concatenated logits.
+
+    `num_relu` makes features of so many ReLU values instead of the sign bits.
+    """
+    feature = Tensor("float32", (num_relu,)) if num_relu else BITS
+    (width,) = feature.shape
+    fused = Tensor("float32", (width * len(VIEWS),)) if aggregator == "concat" else feature
+    codec = "raw" if num_relu else "bitplane"
     rng = np.random.default_rng(7)
     files: dict[str, bytes] = {}
 
     def section(name: str, source: tuple[str, Tensor], outputs: dict[str, Tensor]) -> Section:
-        files[f"{name}.onnx"] = _model(rng, source, "feature" in outputs)
+        files[f"{name}.onnx"] = _model(rng, source, "feature" in outputs, width, bool(num_relu))
         return Section(name, f"{name}.onnx", {source[0]: source[1]}, outputs)
 
-    climbs = {"logits": LOGITS, "feature": BITS}
+    climbs = {"logits": LOGITS, "feature": feature}
     devices = {view: section(f"device-{view}", ("image", IMAGE), climbs) for view in VIEWS}
     edge = section("edge", ("fused", fused), climbs)
-    cloud = section("cloud", ("fused", BITS), {"logits": LOGITS})
+    cloud = section("cloud", ("fused", feature), {"logits": LOGITS})
     local = Exit("local")
     if head:
-        files["head.onnx"] = _model(rng, ("fused", Tensor("float32", (9,))), False)
+        files["head.onnx"] = _model(rng, ("fused", Tensor("float32", (9,))), False, NUM_BITS)
         local = Exit(
             "local",
             aggregator="concat",
@@ -50,8 +56,8 @@ def make_tiny_bundle(folder: Path, *, aggregator: str = "concat", head: bool = F
         preprocess=Preprocess(size=(2, 2), channels=1, mean=(0.5,), std=(0.25,)),
         views=VIEWS,
         levels=[
-            Level(Tier.DEVICE, devices, local, feature_aggregator=aggregator, feature_codec="bitplane"),
-            Level(Tier.EDGE, {"*": edge}, Exit("edge"), feature_codec="bitplane"),
+            Level(Tier.DEVICE, devices, local, feature_aggregator=aggregator, feature_codec=codec),
+            Level(Tier.EDGE, {"*": edge}, Exit("edge"), feature_codec=codec),
             Level(Tier.CLOUD, {"*": cloud}, Exit("cloud")),
         ],
         files={},
@@ -71,14 +77,14 @@ def images(num_samples: int, seed: int = 0) -> np.ndarray:
     return rng.integers(0, 256, (len(VIEWS), num_samples, 2, 2), dtype=np.uint8)
 
 
-def _model(rng: np.random.Generator, source: tuple[str, Tensor], climbs: bool) -> bytes:
-    """Flatten, FC, sign; then FC to the logits. `feature` is the sign bits."""
+def _model(rng: np.random.Generator, source: tuple[str, Tensor], climbs: bool, width: int, relu: bool = False) -> bytes:
+    """Flatten, FC, sign or ReLU: the `feature`; then FC to the logits."""
     name, tensor = source
     num_inputs = int(np.prod(tensor.shape))
     constants = {
-        "w": rng.normal(size=(num_inputs, NUM_BITS)).astype(np.float32),
-        "b": rng.normal(scale=0.3, size=NUM_BITS).astype(np.float32),
-        "fc": rng.normal(scale=1.5, size=(NUM_BITS, 3)).astype(np.float32),
+        "w": rng.normal(size=(num_inputs, width)).astype(np.float32),
+        "b": rng.normal(scale=0.3, size=width).astype(np.float32),
+        "fc": rng.normal(scale=1.5, size=(width, 3)).astype(np.float32),
         "zero": np.array(0, np.float32),
         "one": np.array(1, np.float32),
         "minus": np.array(-1, np.float32),
@@ -90,12 +96,15 @@ def _model(rng: np.random.Generator, source: tuple[str, Tensor], climbs: bool) -
         helper.make_node("Where", ["mask", "one", "minus"], ["feature"]),
         helper.make_node("MatMul", ["feature", "fc"], ["logits"]),
     ]
-    outputs = [("logits", 3), *([("feature", NUM_BITS)] if climbs else [])]
+    if relu:
+        nodes[2:4] = [helper.make_node("Relu", ["sum"], ["feature"])]
+        constants = {key: constants[key] for key in ("w", "b", "fc")}
+    outputs = [("logits", 3), *([("feature", width)] if climbs else [])]
     graph = helper.make_graph(
         nodes,
         "section",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *tensor.shape])],
-        [helper.make_tensor_value_info(out, TensorProto.FLOAT, ["batch", width]) for out, width in outputs],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, ["batch", size]) for out, size in outputs],
         [numpy_helper.from_array(array, key) for key, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -148,6 +148,17 @@ def start() -> Start:
 
 
 @pytest.fixture(scope="session")
+def world_of() -> Callable[[Fleet, Mapping[str, Path]], World]:
+    """A World around a fleet of a test's own, with the files of its answers."""
+
+    def wrap(fleet: Fleet, files: Mapping[str, Path]) -> World:
+        tls = TlsFiles.of_state(fleet.run_dir / "state" / "edge") if fleet.spec.tls else None
+        return World(fleet, files, tls)
+
+    return wrap
+
+
+@pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return tierline
 

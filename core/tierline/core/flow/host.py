@@ -14,6 +14,7 @@ from tierline.core.config.sections import Engine as EngineConfig
 from tierline.core.errors import MissingDependency
 from tierline.core.flow.desk import Desk
 from tierline.core.flow.junction import Junction
+from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.flow.node import EngineSettings, Node, new_epoch
 from tierline.core.link.listen import Listener
 from tierline.core.link.tls import TlsFiles, require_tls, server_credentials
@@ -151,6 +152,7 @@ class Host:
 
     async def start(self) -> dict[str, Any]:
         """Bind all addresses; returns the line that tells a supervisor where. Raises PortInUse."""
+        offered_codecs()  # loads them, and compiles their kernels where that is still to do, before samples flow
         if self._metrics_listen:
             self._metrics_server = await serve_metrics(self.metrics.registry, self._metrics_listen, self._unhealthy)
         address = await self.listener.start() if self.listener is not None else None
