@@ -61,7 +61,7 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feature_aggregator: str = "concat"
     """Fuses this level's features into the next level's input (tensor `fused`)."""
     feature_codec: str = "raw"
-    """What the feature's values allow: `bitplane` for features of +-1."""
+    """Token of the codec its feature travels in unless a Plan says otherwise: `bitplane` for features of +-1."""
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,7 +178,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
             raise BundleError(f"{where}: file name {file!r} must be a plain name inside the Bundle")
     named = [manifest.task]
     for level in manifest.levels:
-        named += [level.exit.rule, level.exit.aggregator, level.feature_aggregator, level.feature_codec]
+        stages = [stage.partition(":")[0] for stage in level.feature_codec.split("+")]
+        named += [level.exit.rule, level.exit.aggregator, level.feature_aggregator, *stages]
     for name in named:
         # The catalogue also loads files by path; a Bundle, which may come over a link, must never make it do so.
         if not name.isidentifier():

@@ -43,6 +43,8 @@ class DemoOptions:
     tls: bool = False
     seed: int = 0
     num_samples: int = 2000
+    codec: str = ""
+    """Of all features on all links; empty: what the Bundle says."""
 
 
 def prepare(options: DemoOptions, run_dir: Path, say: Say) -> tuple[Bundle, Path]:
