@@ -6,9 +6,12 @@ from pathlib import Path
 
 from tierline.cli.fleet_files import FleetSpec
 from tierline.cli.relay.profile import parse_link
+from tierline.cloud.config import PlanKnobs
 from tierline.cloud.hierarchy import HierarchyFile, Up, find_bundle
+from tierline.core.bundle import Bundle
 from tierline.core.config import Loaded, absolute_uri
 from tierline.core.errors import ConfigError
+from tierline.core.flow.knobs import one_codec
 from tierline.core.plan import HierarchyNode
 from tierline.edge.config import SourceConfig
 
@@ -30,9 +33,12 @@ def fleet_spec(loaded: Loaded[HierarchyFile], run_dir: Path, bundle: Path | None
         parse_link(up.link)
     uri = loaded.locate_uri("up.source", up.source)
     hosts = [node for node in file.node if node.views]
+    bundle = bundle or find_bundle(loaded)
+    codecs = one_codec(up.codec, Bundle.open(bundle).manifest) if up.codec else {}
     return FleetSpec(
         file.hierarchy(),
-        bundle or find_bundle(loaded),
+        bundle,
+        plan=PlanKnobs(codecs=codecs),
         join=file.join,
         sources=[
             SourceConfig(view, uri.replace("{view}", view), in_flight=up.in_flight)

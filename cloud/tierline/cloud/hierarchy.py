@@ -38,6 +38,8 @@ class Up(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """URI where answers go; `{node}` stands for the node's id. Empty: `answers-NODE.jsonl` in the run's folder."""
     link: str | dict[str, float] = ""
     """Emulated link between every child and its parent; empty: none."""
+    codec: str = ""
+    """Token of the codec that all features travel in; empty: what the Bundle says."""
     in_flight: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Samples of one source that may wait for an answer."""
     tls: bool = False

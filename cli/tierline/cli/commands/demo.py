@@ -19,7 +19,9 @@ def demo(
     data: Annotated[str, typer.Option("--data", help="digits, mnist, cifar10, mvmc, or a path.")] = "digits",
     devices: Annotated[int, typer.Option("--devices", min=1, help="Devices, one view each.")] = 6,
     link: Annotated[str, typer.Option("--link", help="Emulate lte, wifi, 3g, lan or rtt_ms=50,mbit=5.")] = "",
-    codec: Annotated[str, typer.Option("--codec", help="Code features with this, e.g. affine:4; see `algo ls codec`.")] = "",
+    codec: Annotated[
+        str, typer.Option("--codec", help="Code features with this, e.g. affine:4; see `algo ls codec`.")
+    ] = "",
     tls: Annotated[bool, typer.Option("--tls", help="Mutual TLS between all processes.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     samples: Annotated[int, typer.Option("--samples", min=10, help="Held-out samples at the most.")] = 2000,

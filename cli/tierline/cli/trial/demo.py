@@ -17,6 +17,7 @@ from tierline.cli.trial.hierarchy import device_of, trial_hierarchy, trial_spec
 from tierline.cli.trial.training import announce, require_torch
 from tierline.core.bundle import Bundle
 from tierline.core.errors import NodeFailed, UsageError
+from tierline.core.flow.knobs import one_codec
 from tierline.core.link.ask import ask_status
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import make_plan
@@ -78,11 +79,13 @@ def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
     """The whole demonstration; the report as JSON values."""
     fresh_run_dir(run_dir)
     bundle, samples = prepare(options, run_dir, say)
-    views = bundle.manifest.views
+    views, codecs = bundle.manifest.views, one_codec(options.codec, bundle.manifest)
     thresholds = make_plan(trial_hierarchy(bundle), bundle.manifest, bundle.digest).thresholds
     alone = measure.OneProcess(bundle, samples, thresholds, options.num_samples)
     num_samples = len(alone.labels)
-    spec, files = trial_spec(bundle, samples, run_dir, num_samples=num_samples, link=options.link, tls=options.tls)
+    spec, files = trial_spec(
+        bundle, samples, run_dir, num_samples=num_samples, link=options.link, tls=options.tls, codecs=codecs
+    )
     answers = Answers(files)
     kept, lost = views[:-1], views[-1]
     say(f"starting {len(spec.hierarchy.nodes)} processes; logs in {run_dir / 'logs'}")
@@ -90,7 +93,7 @@ def run_demo(options: DemoOptions, run_dir: Path, say: Say) -> dict[str, Any]:
         say(f"all ready; sending {num_samples} held-out samples through them")
         first = _until(fleet, answers, views, num_samples, {}, say)
         status = asyncio.run(_status(fleet.address(fleet.root), _identity(run_dir) if options.tls else None))
-        result = measure.report(bundle, thresholds, first, alone, status, environment())
+        result = measure.report(bundle, thresholds, first, alone, status, environment(), options.codec)
         if options.link:
             result["bytes_per_sample"]["link"] = options.link
         if kept:

@@ -44,6 +44,7 @@ def trial_spec(
     in_flight: int = 1,
     thresholds: Mapping[str, float] | None = None,
     mode: Any = "on_demand",
+    codecs: Mapping[str, str] | None = None,
 ) -> tuple[FleetSpec, dict[str, Path]]:
     """What to start, and the file of answers of each view.
 
@@ -61,7 +62,7 @@ def trial_spec(
         trial_hierarchy(bundle),
         bundle.folder,
         join=join,
-        plan=PlanKnobs(mode=mode, thresholds=dict(thresholds or {})),
+        plan=PlanKnobs(mode=mode, thresholds=dict(thresholds or {}), codecs=dict(codecs or {})),
         sources=[SourceConfig(view, uri, queue="all", in_flight=in_flight) for view in views],
         sinks={device_of(view): [f"jsonl:{path}"] for view, path in files.items()},
         link=link or None,

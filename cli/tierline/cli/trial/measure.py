@@ -93,15 +93,17 @@ def link_bytes(status: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
     return found
 
 
-def formula_bytes(bundle: Bundle, local_share: float) -> float:
+def formula_bytes(bundle: Bundle, local_share: float, codec: str = "") -> float:
     """DDNN's `4 |C| + (1 - l) f o / 8`: what a device sends per sample, framing apart.
+
+    f o / 8 is of binary features; of others, or with a `codec` of its own, it is the codec's largest size.
 
     A lone device scores its own exit (BranchyNet) and has nobody to send `4 |C|` bytes of scores to.
     """
     level: Level = bundle.manifest.levels[0]
     section = next(iter(level.sections.values()))
     logits, feature = section.outputs[LOGITS].spec, section.outputs["feature"].spec
-    _, coded = codec_for(level.feature_codec).size_bounds(feature)
+    _, coded = codec_for(codec or level.feature_codec).size_bounds(feature)
     scores = logits.nbytes() if len(bundle.manifest.views) > 1 else 0
     return round(scores + (1.0 - local_share) * coded, 2)
 
@@ -120,6 +122,7 @@ def report(
     alone: OneProcess,
     status: Mapping[str, Any],
     world: Mapping[str, Any],
+    codec: str = "",
 ) -> dict[str, Any]:
     """Everything but the lost device; all of it from the same answers, one per sample and view."""
     answered = records(answers)
@@ -128,7 +131,7 @@ def report(
     share = {name: exits.count(name) / len(exits) for name in bundle.manifest.exits()}
     sizes = link_bytes(status, bundle)
     sizes["raw"] = raw_bytes(bundle)
-    sizes["formula"] = formula_bytes(bundle, share[bundle.manifest.levels[0].exit.name])
+    sizes["formula"] = formula_bytes(bundle, share[bundle.manifest.levels[0].exit.name], codec)
     return {
         "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answered)},
         "exit_share": share,

@@ -81,6 +81,14 @@ def with_knobs(plan: Plan, manifest: Manifest, knobs: PlanKnobs, version: int) -
     return changed
 
 
+def one_codec(token: str, manifest: Manifest) -> dict[str, str]:
+    """`codecs` that code every level's features alike; none for an empty token. Raises PlanError, UnknownCodec."""
+    climbing = manifest.levels[:-1] if token else []
+    for index in range(len(climbing)):
+        check_codec(token, manifest, index)
+    return {level.tier.value: token for level in climbing}
+
+
 def check_codec(token: str, manifest: Manifest, index: int) -> None:
     """Raises UnknownCodec, or PlanError where the codec cannot carry this level's features."""
     level = manifest.levels[index]
