@@ -110,7 +110,7 @@ def kernels() -> Check:
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            loaded = library.library()
+            loaded = library.library(wait=True)
     except (build.BuildError, OSError) as error:
         return Check("kernels", "fail", _first_line(error), "install g++ or clang, or unset TIERLINE_KERNELS")
     if loaded is None:

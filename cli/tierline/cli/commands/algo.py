@@ -26,7 +26,7 @@ def ls(
     """List algorithms, each with its one sentence."""
     rooms = [_known(room)] if room else list(catalog.ROOMS)
     rows = [
-        {"room": r, "name": name, **(_codec(name) if room == "codec" else {}), "what": _sentence(r, name)}
+        {"room": r, "name": name, **(_codec(name) if rooms == ["codec"] else {}), "what": _sentence(r, name)}
         for r in rooms
         for name in catalog.names(r)
     ]

@@ -1,4 +1,4 @@
-"""`tierline bench latency`: end-to-end latency of a Bundle on a hierarchy of processes."""
+"""`tierline bench latency`: end-to-end latency of a Bundle on a hierarchy of processes; `bench codec`: codecs alone."""
 
 from __future__ import annotations
 
@@ -48,3 +48,26 @@ def latency(
     with run_folder(None, "tierline-bench-", say) as folder:
         report = measure_latency(options, folder, say)
     show(report, form, output)
+
+
+@app.command()
+def codec(
+    tokens: Annotated[
+        list[str] | None, typer.Option("--codec", metavar="TOKEN", help="e.g. affine:4+zstd; repeatable.")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="Of the batch, sides with x between.")] = "32x64x28x28",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the values.")] = "float32",
+    data: Annotated[Path | None, typer.Option("--data", help="A .npy file [B, ...]; else made-up values.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Size, error and speed of codecs on one thread, beside a copy of the same bytes."""
+    from tierline.cli.output import emit
+    from tierline.cli.trial.codec import CodecOptions, measure_codecs
+    from tierline.core.telemetry.environment import environment
+    from tierline.kernels import library
+
+    library.library(wait=True)
+    rows = measure_codecs(CodecOptions(shape, dtype, tokens or (), data, seed))
+    emit(rows, form, output, {"environment": environment(), "codecs": rows})

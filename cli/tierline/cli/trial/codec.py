@@ -1,0 +1,134 @@
+"""Size, error and speed of codecs on one tensor, beside a copy of its bytes: what `tierline bench codec` prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tierline.core.coding import codec_for
+from tierline.core.errors import CodecError, DataError, ShapeMismatch, UsageError
+from tierline.core.protocols import Codec
+from tierline.core.types import Array, TensorSpec
+
+FLOATS = (
+    "raw",
+    "float16",
+    "bfloat16",
+    "affine",
+    "affine:4",
+    "affine:2",
+    "affine:4+zstd",
+    "affine:4+cabac",
+    "sparse_bitmap+affine:4",
+    "bitplane",
+)
+"""What is measured on float32 unless codecs are named; of other dtypes `raw` and `raw+zstd`."""
+MAX_BYTES = 1 << 32
+SECONDS = 0.25
+"""Spent on each of encode and decode, at least; the best call counts."""
+
+
+@dataclass(frozen=True)
+class CodecOptions:
+    """What the user asked for."""
+
+    shape: str = "32x64x28x28"
+    dtype: str = "float32"
+    tokens: Sequence[str] = ()
+    data: Path | None = None
+    """A .npy file instead of made-up values."""
+    seed: int = 0
+
+
+def measure_codecs(options: CodecOptions) -> list[dict[str, Any]]:
+    """A row per codec, after one for a copy. Raises UsageError, DataError, UnknownCodec, CodecError."""
+    x_B = _read(options.data) if options.data else made_up(_shape(options.shape), options.dtype, options.seed)
+    spec = TensorSpec(x_B.dtype.name, x_B.shape[1:])
+    tokens = options.tokens or (FLOATS if x_B.dtype == np.float32 else ("raw", "raw+zstd"))
+    codecs = [codec_for(token) for token in tokens]  # wrong names before any work
+    into = np.empty_like(x_B)
+    copy_s = best_s(lambda: np.copyto(into, x_B))
+    rows = [_row("memcpy", x_B, x_B.nbytes, x_B, copy_s, copy_s, copy_s)]
+    for token, codec in zip(tokens, codecs, strict=True):
+        try:
+            rows.append(_measure(token, codec, x_B, spec, into, copy_s))
+        except (CodecError, ShapeMismatch) as error:
+            raise type(error)(f"codec {token!r} on {spec.dtype}{list(x_B.shape)}: {error}") from None
+    return rows
+
+
+def _measure(token: str, codec: Codec, x_B: Array, spec: TensorSpec, into: Array, copy_s: float) -> dict[str, Any]:
+    payload = codec.encode(x_B)
+    encode_s = best_s(lambda: codec.encode(x_B))
+    decode_s = best_s(lambda: codec.decode(payload, spec, max_rows=len(x_B), out=into))
+    return _row(token, x_B, len(payload.data), into, encode_s, decode_s, copy_s)
+
+
+def made_up(shape: tuple[int, ...], dtype: str, seed: int) -> Array:
+    """Floats as a ReLU leaves them (smooth maps, about half zeros); integers evenly over their range."""
+    rng = np.random.default_rng(seed)
+    kind = np.dtype(dtype).kind if dtype in ("float32", "float16", "int8", "uint8", "int32", "int64", "bool") else ""
+    if not kind:
+        raise UsageError(f"--dtype {dtype}: float32, float16, int8, uint8, int32, int64 or bool")
+    if kind == "f":
+        noise = rng.standard_normal(shape, np.float32)
+        if len(shape) > 2:
+            noise += np.roll(noise, 1, axis=-1) + np.roll(noise, 1, axis=-2)
+        return np.asarray(np.maximum(noise, 0), dtype)
+    if kind == "b":
+        return np.asarray(rng.random(shape) < 0.5)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+
+
+def best_s(call: Callable[[], object]) -> float:
+    """Seconds of the quickest of the calls that fit into `SECONDS`, three at the least."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < SECONDS:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _row(
+    name: str, x_B: Array, num_bytes: int, decoded_B: Array, encode_s: float, decode_s: float, copy_s: float
+) -> dict[str, Any]:
+    error_B = decoded_B.astype(np.float64) - x_B.astype(np.float64)
+    return {
+        "codec": name,
+        "bytes": num_bytes,
+        "bits_per_value": round(8 * num_bytes / x_B.size, 3),
+        "max_error": float(f"{np.abs(error_B).max():.3g}"),
+        "rms_error": float(f"{np.sqrt((error_B**2).mean()):.3g}"),
+        "encode_mb_s": round(x_B.nbytes / encode_s / 1e6, 1),
+        "decode_mb_s": round(x_B.nbytes / decode_s / 1e6, 1),
+        "encode_of_memcpy": round(copy_s / encode_s, 3),
+        "decode_of_memcpy": round(copy_s / decode_s, 3),
+    }
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sides = text.split("x")
+    if not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(f"--shape {text}: write numbers above 0 with x between, the batch first, e.g. 32x64x28x28")
+    shape = tuple(map(int, sides))
+    if 4 * int(np.prod(shape, dtype=np.float64)) > MAX_BYTES:
+        raise UsageError(f"--shape {text}: more than 2^30 values")
+    return shape
+
+
+def _read(path: Path) -> Array:
+    try:
+        x_B: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a .npy file: {error}") from None
+    if not isinstance(x_B, np.ndarray) or x_B.ndim == 0 or x_B.size == 0:
+        raise DataError(f"{path}: holds no batch; save an array [B, ...] with numpy.save")
+    return x_B

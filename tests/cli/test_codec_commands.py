@@ -1,0 +1,144 @@
+"""Commands about codecs and kernels: what they print, and how they refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tierline.cli.doctor import kernels
+from tierline.cli.main import main
+from tierline.cli.trial import codec as trial
+from tierline.core import catalog
+from tierline.core.coding import codec_for
+from tierline.core.errors import MissingDependency
+from tierline.kernels import build, library
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 0.0)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_bench_codec_tells_size_error_and_speed(capsys: Any, tmp_path: Path) -> None:
+    x_B = np.maximum(np.random.default_rng(1).normal(size=(4, 3, 8, 8)), 0).astype(np.float32)
+    np.save(tmp_path / "x.npy", x_B)
+    tokens = ("affine:4", "bitplane", "float16")
+    words = [f"--codec={token}" for token in tokens]
+    code, out, _ = run(capsys, "bench", "codec", "--data", str(tmp_path / "x.npy"), "--format", "json", *words)
+    rows = json.loads(out)["codecs"]
+    assert (code, [row["codec"] for row in rows]) == (0, ["memcpy", *tokens])
+    assert (rows[0]["bytes"], rows[0]["max_error"], rows[0]["bits_per_value"]) == (x_B.nbytes, 0.0, 32.0)
+    for row in rows[1:]:
+        codec = codec_for(row["codec"])
+        assert row["bytes"] == len(codec.encode(x_B).data)
+        assert 0 < row["rms_error"] <= row["max_error"] <= codec.max_error(x_B) * 1.01
+        assert min(row["encode_mb_s"], row["decode_mb_s"]) > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int64", "bool"])
+def test_bench_codec_makes_values_up(capsys: Any, dtype: str) -> None:
+    code, out, _ = run(capsys, "bench", "codec", "--shape=2x3x4x4", f"--dtype={dtype}", "--codec=raw", "--format=csv")
+    (copied, raw) = csv.DictReader(io.StringIO(out))
+    assert (code, raw["bytes"], raw["max_error"]) == (0, copied["bytes"], "0.0")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--codec=affine:9"], 6, "bits is 9"),
+        (["--codec=affin"], 6, 'nearest is "affine"'),
+        (["--shape=8y"], 2, "--shape 8y"),
+        (["--shape=0x3"], 2, "numbers above 0"),
+        (["--shape=99999x99999x99"], 2, "more than"),
+        (["--dtype=float64"], 2, "--dtype float64"),
+        (["--dtype=int32", "--codec=affine"], 6, "codec 'affine' on int32"),
+        (["--data=nowhere.npy"], 3, "nowhere.npy: cannot be read"),
+    ],
+)
+def test_bench_codec_refuses_by_name(capsys: Any, words: list[str], code: int, told: str) -> None:
+    found, _, error = run(capsys, "bench", "codec", *words)
+    assert (found, told in error, len(error.splitlines())) == (code, True, 1), error
+
+
+def test_algo_ls_tells_what_a_token_may_say(capsys: Any) -> None:
+    _, out, _ = run(capsys, "algo", "ls", "codec", "--format", "json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert set(rows) == set(catalog.names("codec"))
+    assert rows["affine"]["role"] == "values" and "bits=8" in rows["affine"]["options"]
+    assert "float32" in rows["affine"]["dtypes"].split() and rows["affine"]["what"]
+    assert {row["role"] for row in rows.values()} <= {"values", "select", "bytes"}
+
+
+def test_algo_ls_without_a_room_has_equal_rows(capsys: Any) -> None:
+    code, out, _ = run(capsys, "algo", "ls", "--format", "json")
+    rows = json.loads(out)
+    assert (code, {row["room"] for row in rows}) == (0, set(catalog.ROOMS))
+    assert {tuple(row) for row in rows} == {("room", "name", "what")}
+
+
+def test_algo_ls_names_what_is_missing(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = catalog.load
+
+    def lacking(room: str, name: str) -> Any:
+        if name == "affine":
+            raise MissingDependency("needs the Python package 'scales': pip install scales")
+        return load(room, name)
+
+    monkeypatch.setattr(catalog, "load", lacking)
+    _, out, _ = run(capsys, "algo", "ls", "codec", "--format", "json")
+    (row,) = (row for row in json.loads(out) if row["name"] == "affine")
+    assert row["role"] == "not here: needs the Python package 'scales': pip install scales"
+
+
+def test_algo_show_by_name_alone(capsys: Any) -> None:
+    assert run(capsys, "algo", "show", "affine")[1] == run(capsys, "algo", "show", "codec", "affine")[1]
+    code, _, error = run(capsys, "algo", "show", "affin")
+    assert (code, 'nearest is "affine"' in error) == (2, True)
+
+
+def test_kernels_build_and_show(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = tmp_path / "kernels.so"
+    made.write_bytes(b"12345")
+    asked = []
+    monkeypatch.setattr(build, "library", lambda cxx=None: asked.append(cxx) or made)
+    code, out, _ = run(capsys, "kernels", "build", "--cxx", "c++", "--format", "json")
+    assert (code, asked, json.loads(out)) == (0, ["c++"], [{"target": "cpu", "bytes": 5, "library": str(made)}])
+    code, _, error = run(capsys, "kernels", "show")
+    assert code == 0 and not error
+
+
+def test_kernels_build_without_a_compiler(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(cxx: str | None = None) -> Path:
+        raise build.BuildError("no C++ compiler on PATH; install g++ or clang, or set CXX")
+
+    monkeypatch.setattr(build, "library", none)
+    code, _, error = run(capsys, "kernels", "build")
+    assert (code, "install g++ or clang" in error) == (13, True)
+
+
+def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERLINE_KERNELS", "numpy")
+    assert (kernels().state, kernels().found) == ("warn", "NumPy: TIERLINE_KERNELS=numpy")
+    monkeypatch.delenv("TIERLINE_KERNELS")
+
+    def none(**_: bool) -> None:
+        import warnings
+
+        warnings.warn("codecs run in NumPy, which is slower: no compiler", RuntimeWarning, stacklevel=1)
+
+    monkeypatch.setattr(library, "library", none)
+    assert kernels().found == "NumPy: codecs run in NumPy, which is slower: no compiler"
+    monkeypatch.setattr(library, "library", lambda **_: type("Library", (), {"_name": "here.so"}))
+    assert (kernels().state, kernels().found) == ("ok", "compiled: here.so")
