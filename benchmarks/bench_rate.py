@@ -37,7 +37,7 @@ CURVES: dict[str, list[str]] = {
     "sparse_bitmap + affine + zstd": [f"sparse_bitmap+affine:{b}+zstd" for b in BITS],
     "affine + cabac": [f"affine:{b}+cabac" for b in BITS],
     "affine mse + cabac": [f"affine:{b}:range=mse+cabac" for b in BITS],
-    "dithered + zstd": [f"dithered:{2**b - 1}+zstd" for b in BITS if b > 1],
+    "dithered": [f"dithered:{2**b - 1}" for b in BITS if b > 1],
     "topk + affine:8": [f"topk:{s:g}+affine" for s in (0.02, 0.05, 0.1, 0.2, 0.4)],
     "floats": ["float8_e4m3", "float8_e4m3+zstd", "bfloat16", "bfloat16+zstd", "float16", "float16+zstd"],
 }
@@ -48,7 +48,7 @@ DRAWN = {
     "affine mse + zstd": ("#4477aa", "--"),
     "affine per channel + zstd": ("#66ccee", "--"),
     "sparse_bitmap + affine + zstd": ("#228833", "--"),
-    "dithered + zstd": ("#ccbb44", "--"),
+    "dithered": ("#ccbb44", ":"),
     "topk + affine:8": ("#aa3377", "-."),
     "affine mse + cabac": ("#ee6677", "-"),
 }
