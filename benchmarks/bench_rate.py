@@ -6,8 +6,9 @@
 
 Features are those of `rate_features.py` (trained once, then read). Error is mean squared error over variance, in dB.
 Sizes are whole payload data: codes, scales, and what a lossless stage adds; each payload holds `--batch` samples. The
-baseline is `affine:b+zstd`, b = 1 to 8, linear between its points in the logarithm of the error, points that another of it beats left out; `gain` says how much
-fewer bits a composition takes at equal error. Nothing is fitted to the features but what a codec itself writes.
+baseline is `affine:b+zstd`, b = 1 to 8, linear between its points in the logarithm of the error, without points that
+another of it beats; `gain` says how much fewer bits a composition takes at equal error. Nothing is fitted to the
+features but what a codec itself writes.
 """
 
 from __future__ import annotations

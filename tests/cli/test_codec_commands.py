@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from tierline.cli.trial import codec as trial
 from tierline.core import catalog
 from tierline.core.coding import codec_for
 from tierline.core.errors import MissingDependency
-from tierline.kernels import build, library
+from tierline.kernels import build
 
 
 @pytest.fixture(autouse=True)
@@ -133,12 +134,19 @@ def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> No
     assert (kernels().state, kernels().found) == ("warn", "NumPy: TIERLINE_KERNELS=numpy")
     monkeypatch.delenv("TIERLINE_KERNELS")
 
-    def none(**_: bool) -> None:
-        import warnings
 
-        warnings.warn("codecs run in NumPy, which is slower: no compiler", RuntimeWarning, stacklevel=1)
+    def none(cxx: str | None = None) -> Path:
+        raise build.BuildError("no C++ compiler on PATH")
 
-    monkeypatch.setattr(library, "library", none)
-    assert kernels().found == "NumPy: codecs run in NumPy, which is slower: no compiler"
-    monkeypatch.setattr(library, "library", lambda **_: type("Library", (), {"_name": "here.so"}))
-    assert (kernels().state, kernels().found) == ("ok", "compiled: here.so")
+    monkeypatch.setattr(build, "library", none)
+    assert (kernels().state, kernels().found) == ("warn", "NumPy: no C++ compiler on PATH")
+    monkeypatch.setenv("TIERLINE_KERNELS", "cpu")
+    assert kernels().state == "fail"
+    monkeypatch.setenv("TIERLINE_KERNELS", "gpu")
+    assert (kernels().state, kernels().found) == ("fail", "TIERLINE_KERNELS=gpu")
+
+
+def test_the_doctor_names_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "library", lambda: tmp_path / "here.so")
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: path)
+    assert (kernels().state, kernels().found) == ("ok", f"compiled: {tmp_path / 'here.so'}")
