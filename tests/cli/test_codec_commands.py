@@ -134,7 +134,6 @@ def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> No
     assert (kernels().state, kernels().found) == ("warn", "NumPy: TIERLINE_KERNELS=numpy")
     monkeypatch.delenv("TIERLINE_KERNELS")
 
-
     def none(cxx: str | None = None) -> Path:
         raise build.BuildError("no C++ compiler on PATH")
 
