@@ -92,10 +92,10 @@ def test_algo_ls_without_a_room_has_equal_rows(capsys: Any) -> None:
 def test_algo_ls_names_what_is_missing(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     load = catalog.load
 
-    def lacking(room: str, name: str) -> Any:
+    def lacking(room: str, name: str, *part: str) -> Any:
         if name == "affine":
             raise MissingDependency("needs the Python package 'scales': pip install scales")
-        return load(room, name)
+        return load(room, name, *part)
 
     monkeypatch.setattr(catalog, "load", lacking)
     _, out, _ = run(capsys, "algo", "ls", "codec", "--format", "json")

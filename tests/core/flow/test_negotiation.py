@@ -36,10 +36,10 @@ def without_affine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation that lacks what `affine` needs."""
     load = catalog.load
 
-    def lacking(room: str, name: str) -> Any:
+    def lacking(room: str, name: str, *part: str) -> Any:
         if name == "affine":
             raise MissingDependency("codec 'affine' needs the Python package 'scales': pip install scales")
-        return load(room, name)
+        return load(room, name, *part)
 
     monkeypatch.setattr(catalog, "load", lacking)
     for cache in (offered_codecs, codec_for):
