@@ -144,6 +144,9 @@ def test_a_live_change_of_codec(world: Any, plan: Any, bundle: Bundle) -> None:
         for rows in records.values():
             assert [r["index"] for r in rows] == [answers[r["truth"]] for r in rows]
             assert {(r["exit"], r["degraded"], r["num_views"]) for r in rows} == {("cloud", False, 3)}
+    listed = json.loads(plan("ls").stdout)
+    assert [row["version"] for row in listed] == [1, 2, 3, 4]
+    assert listed[1]["why"] == "--set codecs.device=affine:4 --set codecs.edge=affine:4"
     # 384 bytes raw; 8 of scale and a half per value; zeros cost a bit only.
     assert per_sample[1] == pytest.approx(4 * NUM_RELU, rel=0.1)
     assert per_sample[2] == pytest.approx(8 + NUM_RELU / 2, rel=0.1) == pytest.approx(per_sample[4], rel=0.2)
@@ -175,7 +178,6 @@ def test_only_the_root_itself_changes_its_plan(world: Any) -> None:
     assert world.status()["cloud"]["plan"] == before
     plans = asyncio.run(ask_plans(address, world.tls))
     assert [row["version"] for row in plans] == list(range(1, before + 1))
-    assert plans[1]["why"] == "--set codecs.device=affine:4 --set codecs.edge=affine:4"
 
 
 def test_a_node_below_shows_its_plan_and_sends_changes_to_the_root(world: Any) -> None:
