@@ -28,21 +28,29 @@ typedef unsigned char tl_u8;
 #define TL_MIN_INTO(place, value) atomicMin((place), (value))
 #define TL_MAX_INTO(place, value) atomicMax((place), (value))
 #define TL_OR_INTO(place, value) atomicOr((place), (value))
+#define TL_TILE 8
 #else
 #define TL_INLINE static inline __attribute__((always_inline))
 // One portable library: the loader picks the widest clone that this processor has. Elsewhere the baseline serves.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(TL_NO_CLONES)
-#define TL_ENTRY(name)                                                                                                \
-    extern "C" __attribute__((visibility("default"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))   \
-    void name
+// Compilers that know no processor levels here (GCC below 12, clang) get clones by feature.
+#if !defined(__x86_64__) || !defined(__gnu_linux__) || defined(TL_NO_CLONES)
+#define TL_CLONES
+#elif __GNUC__ >= 12 && !defined(__clang__)
+#define TL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define TL_ENTRY(name) extern "C" __attribute__((visibility("default"))) void name
+#define TL_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
+#define TL_ENTRY(name) extern "C" __attribute__((visibility("default"))) TL_CLONES void name
+// An entry of the CPU library alone, for what a GPU does in several launches; returns what others leave in bad[0].
+#define TL_CPU_ENTRY(name) extern "C" __attribute__((visibility("default"))) TL_CLONES tl_i32 name
 #define TL_ROWS(b, num_rows) for (tl_i64 b = 0; b < (num_rows); ++b)
 #define TL_COLS(i, num_cols) for (tl_i64 i = 0; i < (num_cols); ++i)
 #define TL_MIN_INTO(place, value) (*(place) = tl_min(*(place), (value)))
 #define TL_MAX_INTO(place, value) (*(place) = tl_max(*(place), (value)))
 #define TL_OR_INTO(place, value) (*(place) |= (value))
+// Values that one turn of a column loop takes where codes are narrower than a byte; a multiple of 8. On a CPU two short
+// loops over a tile in the first-level cache vectorise where one long loop would not.
+#define TL_TILE 512
 #endif
 
 TL_INLINE tl_i32 tl_min(tl_i32 a, tl_i32 b) { return a < b ? a : b; }
