@@ -17,7 +17,15 @@ from tierline.core.errors import CorruptPayload, ShapeMismatch, UnknownCodec
 from tierline.core.types import Payload, TensorSpec
 
 NAMES = catalog.names("codec")
-OPTIONS = ("affine:1", "affine:3", "affine:4")
+OPTIONS = (
+    "affine:1",
+    "affine:3",
+    "affine:4",
+    "affine:4:per=channel",
+    "affine:range=percentile:percent=80",
+    "affine:2:per=channel:range=mse",
+    "affine:3:per=channel:range=percentile:percent=60:rounding=stochastic",
+)
 """Tokens beside the defaults: options and compositions that have a byte layout of their own."""
 TOKENS = (*NAMES, *OPTIONS)
 CASES = [(token, dtype) for token in TOKENS for dtype in codec_for(token).dtypes]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import SimpleNamespace
+from ctypes import byref, c_int
 
 import numpy as np
 
-from tierline.kernels.library import Buffer, address, bind
+from tierline.kernels.library import address, binder, new_bytes
 from tierline.kernels.numpy import bitplane as oracle
 from tierline.kernels.numpy.bitplane import Floats, row_bytes
 
 __all__ = ["decode", "encode", "row_bytes"]
+
+_compiled = binder(tl_bitplane_encode="pppnn", tl_bitplane_decode="pppnn")
 
 
 def encode(x_BV: Floats) -> bytes:
@@ -21,11 +22,11 @@ def encode(x_BV: Floats) -> bytes:
         return oracle.encode(x_BV)
     num_rows, num_values = x_BV.shape
     x_BV = np.ascontiguousarray(x_BV)
-    out, bad = Buffer(num_rows * row_bytes(num_values)), np.zeros(1, np.int32)
-    lib.tl_bitplane_encode(address(x_BV), out.address, address(bad), num_rows, num_values)
-    if bad[0]:
+    data, bad = new_bytes(num_rows * ((num_values + 7) // 8)), c_int()
+    lib.tl_bitplane_encode(address(x_BV), data, byref(bad), num_rows, num_values)
+    if bad:
         raise ValueError("a value is NaN, which has no sign")
-    return out.data
+    return data
 
 
 def decode(data: bytes, x_BV: Floats) -> None:
@@ -34,15 +35,8 @@ def decode(data: bytes, x_BV: Floats) -> None:
     if lib is None or x_BV.size == 0:
         oracle.decode(data, x_BV)
         return
-    bad = np.zeros(1, np.int32)
-    lib.tl_bitplane_decode(data, address(x_BV), address(bad), *x_BV.shape)
-    if bad[0]:
+    num_rows, num_values = x_BV.shape
+    bad = c_int()
+    lib.tl_bitplane_decode(data, address(x_BV), byref(bad), num_rows, num_values)
+    if bad:
         raise ValueError("padding bits are set")
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_bitplane_encode="pppnn",
-        tl_bitplane_decode="pppnn",
-    )
