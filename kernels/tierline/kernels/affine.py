@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_int
-
 import numpy as np
 
-from tierline.kernels.library import address, binder, new_bytes
+from tierline.kernels.library import address, as_rows, binder, new_bytes
 from tierline.kernels.numpy import affine as oracle
 from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
 from tierline.kernels.numpy.affine_clip import num_dropped
 
 __all__ = ["CLIPS", "HEADER_BYTES", "LIMIT", "decode", "encode", "max_scale", "num_dropped", "row_bytes"]
 
-_compiled = binder(tl_affine_encode="ppnniinnu:i", tl_affine_decode="pppnni")
+_compiled = binder(tl_affine_encode_cpu="ppnniinnu:i", tl_affine_decode_cpu="ppnni:i")
 _CLIP_NUMBERS = {name: number for number, name in enumerate(CLIPS)}
 
 
 def encode(
     x_BV: Floats, bits: int = 8, clip: str = "minmax", dropped: int = 0, num_streams: int = 0, seed: int = 0
 ) -> bytes:
-    """See `numpy.affine.encode`."""
+    """See `numpy.affine.encode`; `x_BV` may have more axes, rows lie along the first."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        return oracle.encode(x_BV, bits, clip, dropped, num_streams, seed)
-    num_rows, num_values = x_BV.shape
+    size = x_BV.size
+    if lib is None or size == 0:
+        return oracle.encode(as_rows(x_BV), bits, clip, dropped, num_streams, seed)
+    num_rows = x_BV.shape[0]
+    num_values = size // num_rows
     x_BV = np.ascontiguousarray(x_BV)
     data = new_bytes(num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8))
     number = _CLIP_NUMBERS[clip]
-    if lib.tl_affine_encode(address(x_BV), data, num_rows, num_values, bits, number, dropped, num_streams, seed):
+    if lib.tl_affine_encode_cpu(address(x_BV), data, num_rows, num_values, bits, number, dropped, num_streams, seed):
         raise ValueError("a value is NaN, infinite or above 2^126 in magnitude")
     return data
 
 
 def decode(data: bytes, x_BV: Floats, bits: int = 8) -> None:
-    """See `numpy.affine.decode`; `x_BV` must be contiguous."""
+    """See `numpy.affine.decode`; `x_BV` must be contiguous, and may have more axes."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        oracle.decode(data, x_BV, bits)
+    size = x_BV.size
+    if lib is None or size == 0:
+        oracle.decode(data, as_rows(x_BV), bits)
         return
-    num_rows, num_values = x_BV.shape
-    bad = c_int()
-    lib.tl_affine_decode(data, address(x_BV), byref(bad), num_rows, num_values, bits)
+    num_rows = x_BV.shape[0]
+    bad = lib.tl_affine_decode_cpu(data, address(x_BV), num_rows, size // num_rows, bits)
     if bad:
         raise ValueError(
-            "padding bits are set" if bad.value == 2 else "a row's header holds no lo and scale that an encoder writes"
+            "padding bits are set" if bad == 2 else "a row's header holds no lo and scale that an encoder writes"
         )

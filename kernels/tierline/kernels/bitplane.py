@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_int
-
 import numpy as np
 
-from tierline.kernels.library import address, binder, new_bytes
+from tierline.kernels.library import address, as_rows, binder, new_bytes
 from tierline.kernels.numpy import bitplane as oracle
 from tierline.kernels.numpy.bitplane import Floats, row_bytes
 
 __all__ = ["decode", "encode", "row_bytes"]
 
-_compiled = binder(tl_bitplane_encode="pppnn", tl_bitplane_decode="pppnn")
+_compiled = binder(tl_bitplane_encode_cpu="ppnn:i", tl_bitplane_decode_cpu="ppnn:i")
 
 
 def encode(x_BV: Floats) -> bytes:
-    """See `numpy.bitplane.encode`."""
+    """See `numpy.bitplane.encode`; `x_BV` may have more axes, rows lie along the first."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        return oracle.encode(x_BV)
-    num_rows, num_values = x_BV.shape
+    size = x_BV.size
+    if lib is None or size == 0:
+        return oracle.encode(as_rows(x_BV))
+    num_rows = x_BV.shape[0]
+    num_values = size // num_rows
     x_BV = np.ascontiguousarray(x_BV)
-    data, bad = new_bytes(num_rows * ((num_values + 7) // 8)), c_int()
-    lib.tl_bitplane_encode(address(x_BV), data, byref(bad), num_rows, num_values)
-    if bad:
+    data = new_bytes(num_rows * ((num_values + 7) // 8))
+    if lib.tl_bitplane_encode_cpu(address(x_BV), data, num_rows, num_values):
         raise ValueError("a value is NaN, which has no sign")
     return data
 
 
 def decode(data: bytes, x_BV: Floats) -> None:
-    """See `numpy.bitplane.decode`; `x_BV` must be contiguous."""
+    """See `numpy.bitplane.decode`; `x_BV` must be contiguous, and may have more axes."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        oracle.decode(data, x_BV)
+    size = x_BV.size
+    if lib is None or size == 0:
+        oracle.decode(data, as_rows(x_BV))
         return
-    num_rows, num_values = x_BV.shape
-    bad = c_int()
-    lib.tl_bitplane_decode(data, address(x_BV), byref(bad), num_rows, num_values)
-    if bad:
+    num_rows = x_BV.shape[0]
+    if lib.tl_bitplane_decode_cpu(data, address(x_BV), num_rows, size // num_rows):
         raise ValueError("padding bits are set")

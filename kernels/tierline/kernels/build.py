@@ -86,7 +86,7 @@ def _digest(*parts: str) -> str:
 
 
 def _compile(cxx: str, flags: tuple[str, ...], path: Path) -> None:
-    """Into a temporary name beside `path` and renamed, so that nobody meets half a file; one process builds at a time."""
+    """Into a temporary name beside `path` and renamed, so that nobody meets half a file; processes take turns."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / ".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -9,6 +9,7 @@ warning say so, once.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -158,6 +159,11 @@ class Buffer:
     def __init__(self, num_bytes: int) -> None:
         self.data = new_bytes(num_bytes)
         self.address: int = _bytes_address(self.data)
+
+
+def as_rows(x_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A batch with any axes as (B, V); a view where the array is contiguous, as one that is written to must be."""
+    return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
 def address(array: npt.NDArray[Any]) -> int:

@@ -12,10 +12,15 @@ from tierline.core.types import Array, Payload, TensorSpec
 FLOAT32 = np.dtype(np.float32)
 
 
-def float_rows(x_B: Array, codec: str) -> Array:
-    """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
+def check_floats(x_B: Array, codec: str) -> None:
+    """Raise ShapeMismatch for another dtype than float32 or a scalar."""
     if x_B.dtype != FLOAT32 or x_B.ndim == 0:
         raise ShapeMismatch(f"{codec}: takes a batch of float32, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
+
+
+def float_rows(x_B: Array, codec: str) -> Array:
+    """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
+    check_floats(x_B, codec)
     return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 

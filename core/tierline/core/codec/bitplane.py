@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows, result
+from tierline.core.codec._check import check_floats, check_head, check_length, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -27,18 +27,18 @@ class Bitplane:
     token: ClassVar[str] = "bitplane"
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
+        check_floats(x_B, "bitplane")
         try:
-            return Payload("bitplane", "float32", x_B.shape, kernel.encode(float_rows(x_B, "bitplane")))
+            return Payload("bitplane", "float32", x_B.shape, kernel.encode(x_B))
         except ValueError as error:
             raise CodecError(f"bitplane: {error}; use float16 or raw for such values") from None
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "bitplane", self.dtypes, limit, max_rows)
-        num_values = math.prod(limit.shape)
-        check_length(payload, num_rows * kernel.row_bytes(num_values))
+        check_length(payload, num_rows * kernel.row_bytes(math.prod(limit.shape)))
         x_B = result(out, num_rows, limit)
         try:
-            kernel.decode(payload.data, x_B.reshape(num_rows, num_values))
+            kernel.decode(payload.data, x_B)
         except ValueError as error:
             raise CorruptPayload(f"bitplane: {error}") from None
         return x_B

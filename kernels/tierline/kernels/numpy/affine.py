@@ -30,8 +30,8 @@ def encode(
 ) -> bytes:
     """Rows of lo, scale and packed codes.
 
-    `scale = max((hi - lo) / (2^bits - 1), 2^-126)`, `place = (x - lo) * (1 / scale)` limited to [0, 2^bits - 1]. The floor
-    under the scale (the smallest normal number) makes constant rows nothing special. A zero lo is written as +0.
+    `scale = max((hi - lo) / (2^bits - 1), 2^-126)`, `place = (x - lo) * (1 / scale)` limited to [0, 2^bits - 1].
+    The floor under the scale (the smallest normal number) makes constant rows nothing special. A zero lo is +0.
     [lo, hi] is what `clip` leaves of a row: `minmax` all, `percentile` all but the `dropped` smallest and largest
     values, `mse` the range of least squared error (see `affine_clip`).
 
@@ -59,10 +59,7 @@ def encode(
     with np.errstate(over="ignore"):  # far outside a narrow range
         place_BV *= (_ONE / scale_B)[:, None]
     np.clip(place_BV, 0, steps, out=place_BV)
-    if num_streams:
-        code_BV = _either(place_BV, num_streams, seed)
-    else:
-        code_BV = np.rint(place_BV, out=place_BV).astype(np.uint8)
+    code_BV = _either(place_BV, num_streams, seed) if num_streams else np.rint(place_BV, out=place_BV).astype(np.uint8)
     coded_BP = np.empty((num_rows, row_bytes(num_values, bits)), np.uint8)
     header_B2 = coded_BP[:, :HEADER_BYTES].view("<f4")
     header_B2[:, 0] = lo_B
@@ -74,7 +71,9 @@ def encode(
 def _either(place_BV: Floats, num_streams: int, seed: int) -> Bytes:
     """The integer below or above each value, above with the probability of the fraction; an integer stays."""
     num_rows, num_values = place_BV.shape
-    uniform_SV = np.stack([philox.uniform(philox.words(num_values, seed, s)) for s in range(min(num_streams, num_rows))])
+    uniform_SV = np.stack(
+        [philox.uniform(philox.words(num_values, seed, s)) for s in range(min(num_streams, num_rows))]
+    )
     below_BV = np.floor(place_BV)
     rises_BV = uniform_SV[np.arange(num_rows) % num_streams] < place_BV - below_BV
     return below_BV.astype(np.uint8) + rises_BV

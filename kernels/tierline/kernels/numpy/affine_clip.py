@@ -45,7 +45,9 @@ def least_error(x_V: Floats, lo: np.float32, hi: np.float32, steps: int) -> tupl
     np.cumsum([count_K, count_K * bin_K, count_K * (bin_K * bin_K)], axis=1, out=before_3K[:, 1:])
 
     ends = range(_COARSE + 1)
-    coarse = [((num_bins - 1) * i // _COARSE, (num_bins - 1) * j // _COARSE) for i, j in itertools.combinations(ends, 2)]
+    coarse = [
+        ((num_bins - 1) * i // _COARSE, (num_bins - 1) * j // _COARSE) for i, j in itertools.combinations(ends, 2)
+    ]
     best = (0, num_bins - 1)
     least = _error(before_3K, best, steps)
     for candidate in coarse:

@@ -187,8 +187,8 @@ TL_ENTRY(tl_affine_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_
 // Header and codes of each row in one call. clip: 0 minimum to maximum, 1 without the `num_dropped` smallest and largest
 // values, 2 the range of least squared error. num_streams: 0 rounds to nearest. Returns 1 if a value is NaN or above
 // 2^126 in magnitude.
-TL_CPU_ENTRY(tl_affine_encode)(const float *x, tl_u8 *out, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits, tl_i32 clip,
-                               tl_i64 num_dropped, tl_i64 num_streams, tl_u64 seed) {
+TL_CPU_ENTRY(tl_affine_encode_cpu)(const float *x, tl_u8 *out, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits,
+                                   tl_i32 clip, tl_i64 num_dropped, tl_i64 num_streams, tl_u64 seed) {
     for (tl_i64 b = 0; b < num_rows; ++b) {
         const float *row = x + b * num_values;
         tl_u8 *coded = out + b * tl_affine_row_bytes(num_values, bits);
@@ -207,5 +207,11 @@ TL_CPU_ENTRY(tl_affine_encode)(const float *x, tl_u8 *out, tl_i64 num_rows, tl_i
         tl_affine_codes_row(row, coded, num_values, bits, clip, num_streams != 0, seed, stream);
     }
     return 0;
+}
+
+TL_CPU_ENTRY(tl_affine_decode_cpu)(const tl_u8 *data, float *x, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits) {
+    tl_i32 bad = 0;
+    tl_affine_decode(data, x, &bad, num_rows, num_values, bits);
+    return bad;
 }
 #endif

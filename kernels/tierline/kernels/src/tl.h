@@ -41,7 +41,8 @@ typedef unsigned char tl_u8;
 #define TL_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 #define TL_ENTRY(name) extern "C" __attribute__((visibility("default"))) TL_CLONES void name
-// An entry of the CPU library alone, for what a GPU does in several launches; returns what others leave in bad[0].
+// An entry of the CPU library alone: does in one call what a GPU does in several launches, and returns what other
+// entries leave in bad[0], since every argument costs a caller in Python time.
 #define TL_CPU_ENTRY(name) extern "C" __attribute__((visibility("default"))) TL_CLONES tl_i32 name
 #define TL_ROWS(b, num_rows) for (tl_i64 b = 0; b < (num_rows); ++b)
 #define TL_COLS(i, num_cols) for (tl_i64 i = 0; i < (num_cols); ++i)
