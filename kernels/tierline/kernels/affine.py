@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tierline.kernels.library import address, as_rows, binder, new_bytes
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
 from tierline.kernels.numpy import affine as oracle
 from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
 from tierline.kernels.numpy.affine_clip import num_dropped
@@ -26,9 +26,10 @@ def encode(
     num_rows = x_BV.shape[0]
     num_values = size // num_rows
     x_BV = np.ascontiguousarray(x_BV)
-    data = new_bytes(num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8))
+    num_bytes = num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8)
+    data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
     number = _CLIP_NUMBERS[clip]
-    if lib.tl_affine_encode_cpu(address(x_BV), data, num_rows, num_values, bits, number, dropped, num_streams, seed):
+    if lib.tl_affine_encode_cpu(pointer(x_BV), data, num_rows, num_values, bits, number, dropped, num_streams, seed):
         raise ValueError("a value is NaN, infinite or above 2^126 in magnitude")
     return data
 
@@ -41,7 +42,7 @@ def decode(data: bytes, x_BV: Floats, bits: int = 8) -> None:
         oracle.decode(data, as_rows(x_BV), bits)
         return
     num_rows = x_BV.shape[0]
-    bad = lib.tl_affine_decode_cpu(data, address(x_BV), num_rows, size // num_rows, bits)
+    bad = lib.tl_affine_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows, bits)
     if bad:
         raise ValueError(
             "padding bits are set" if bad == 2 else "a row's header holds no lo and scale that an encoder writes"

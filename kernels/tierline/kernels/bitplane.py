@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tierline.kernels.library import address, as_rows, binder, new_bytes
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
 from tierline.kernels.numpy import bitplane as oracle
 from tierline.kernels.numpy.bitplane import Floats, row_bytes
 
@@ -22,8 +22,9 @@ def encode(x_BV: Floats) -> bytes:
     num_rows = x_BV.shape[0]
     num_values = size // num_rows
     x_BV = np.ascontiguousarray(x_BV)
-    data = new_bytes(num_rows * ((num_values + 7) // 8))
-    if lib.tl_bitplane_encode_cpu(address(x_BV), data, num_rows, num_values):
+    num_bytes = num_rows * ((num_values + 7) // 8)
+    data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
+    if lib.tl_bitplane_encode_cpu(pointer(x_BV), data, num_rows, num_values):
         raise ValueError("a value is NaN, which has no sign")
     return data
 
@@ -36,5 +37,5 @@ def decode(data: bytes, x_BV: Floats) -> None:
         oracle.decode(data, as_rows(x_BV))
         return
     num_rows = x_BV.shape[0]
-    if lib.tl_bitplane_decode_cpu(data, address(x_BV), num_rows, size // num_rows):
+    if lib.tl_bitplane_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows):
         raise ValueError("padding bits are set")

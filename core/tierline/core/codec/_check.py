@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from tierline.core.errors import CorruptPayload, ShapeMismatch
 from tierline.core.types import Array, Payload, TensorSpec
 
 FLOAT32 = np.dtype(np.float32)
+_dtype = cache(np.dtype)
+"""Looking a name up costs what coding a small map does."""
 
 
 def check_floats(x_B: Array, codec: str) -> None:
@@ -48,8 +51,8 @@ def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
     """The array to decode into: `out`, or a new one. Raises ShapeMismatch for an `out` that does not fit exactly."""
     shape = (num_rows, *limit.shape)
     if out is None:
-        return np.empty(shape, limit.dtype)
-    if out.shape != shape or out.dtype != np.dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
+        return np.empty(shape, _dtype(limit.dtype))
+    if out.shape != shape or out.dtype != _dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
         raise ShapeMismatch(
             f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
         )

@@ -84,7 +84,7 @@ class Affine:
         check_length(payload, shape_RV[0] * kernel.row_bytes(shape_RV[1], self._bits))
         x_B = result(out, num_rows, limit)
         try:
-            kernel.decode(payload.data, x_B.reshape(shape_RV), self._bits)
+            kernel.decode(payload.data, x_B if not self._by_channel else x_B.reshape(shape_RV), self._bits)
         except ValueError as error:
             raise CorruptPayload(f"{self.token}: {error}") from None
         return x_B
@@ -124,7 +124,5 @@ class Affine:
 
     def _coded_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows that a batch of this shape is coded as, and values in each."""
-        if self._by_channel and len(shape) > 1:
-            num_rows, num_channels, *rest = shape
-            return num_rows * num_channels, math.prod(rest)
-        return shape[0], math.prod(shape[1:])
+        num_axes = 2 if self._by_channel else 1
+        return math.prod(shape[:num_axes]), math.prod(shape[num_axes:])
