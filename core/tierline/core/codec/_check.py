@@ -27,6 +27,14 @@ def float_rows(x_B: Array, codec: str) -> Array:
     return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
+def rows(x_B: Array, codec: str, dtypes: tuple[str, ...]) -> Array:
+    """A batch of one of these dtypes, in native byte order, as (B, V). Raises ShapeMismatch for others or a scalar."""
+    if x_B.ndim == 0 or not any(x_B.dtype == _dtype(name) for name in dtypes):
+        names = ", ".join(dtypes)
+        raise ShapeMismatch(f"{codec}: takes a batch of {names}, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
+    return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
+
+
 def check_head(payload: Payload, codec: str, dtypes: tuple[str, ...], limit: TensorSpec, max_rows: int) -> int:
     """Number of rows, once token, dtype and shape are what `limit` allows. Raises CorruptPayload."""
     if payload.codec != codec:
