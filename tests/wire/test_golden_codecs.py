@@ -25,7 +25,7 @@ def cases() -> list[Any]:
     for path in sorted(GOLDEN.glob("codec_*.json")):
         golden = json.loads(path.read_text())
         loaded += [
-            pytest.param(case.get("token", golden["codec"]), case, id=f"{golden['codec']}-{case['name']}")
+            pytest.param(case.get("codec", golden["codec"]), case, id=f"{golden['codec']}-{case['name']}")
             for case in golden["cases"]
         ]
     return loaded
