@@ -84,7 +84,7 @@ class Affine:
         check_length(payload, shape_RV[0] * kernel.row_bytes(shape_RV[1], self._bits))
         x_B = result(out, num_rows, limit)
         try:
-            kernel.decode(payload.data, x_B if not self._by_channel else x_B.reshape(shape_RV), self._bits)
+            kernel.decode(payload.data, x_B if not self._by_channel else x_B.reshape(shape_RV), self._bits, out is None)
         except ValueError as error:
             raise CorruptPayload(f"{self.token}: {error}") from None
         return x_B
@@ -117,9 +117,7 @@ class Affine:
         dropped = 0
         if self._range == "percentile" and num_values:
             dropped = kernel.num_dropped(num_values, self._percent)
-        num_streams = 0
-        if self._stochastic:
-            num_streams = x_B.shape[1] if self._by_channel and x_B.ndim > 1 else 1
+        num_streams = len(x_RV) // max(len(x_B), 1) if self._stochastic else 0
         return kernel.encode(x_RV, self._bits, self._range, dropped, num_streams, seed & _SEED_MASK)
 
     def _coded_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -33,7 +33,11 @@ typedef unsigned char tl_u8;
 #define TL_INLINE static inline __attribute__((always_inline))
 // One portable library: the loader picks the widest clone that this processor has. Elsewhere the baseline serves.
 // Compilers that know no processor levels here (GCC below 12, clang) get clones by feature.
-#if !defined(__x86_64__) || !defined(__gnu_linux__) || defined(TL_NO_CLONES)
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(TL_NO_CLONES)
+#define TL_X86 1
+#include <immintrin.h>
+#endif
+#if !TL_X86
 #define TL_CLONES
 #elif __GNUC__ >= 12 && !defined(__clang__)
 #define TL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -56,6 +60,17 @@ typedef unsigned char tl_u8;
 
 TL_INLINE tl_i32 tl_min(tl_i32 a, tl_i32 b) { return a < b ? a : b; }
 TL_INLINE tl_i32 tl_max(tl_i32 a, tl_i32 b) { return a > b ? a : b; }
+
+// How many values of a row lie before its first 64-byte line begins. A loop that starts there touches one line where one
+// that starts at the row touches two, since arrays begin anywhere; on a GPU rows are dealt out as they are.
+TL_INLINE tl_i64 tl_head(const float *row, tl_i64 num_values) {
+#if TL_GPU
+    return 0;
+#else
+    tl_i64 head = (tl_i64)(-(tl_u64)row % 64 / 4);
+    return head < num_values ? head : num_values;
+#endif
+}
 
 TL_INLINE tl_i32 tl_bits(float x) {
 #if TL_GPU
