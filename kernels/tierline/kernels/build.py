@@ -101,14 +101,14 @@ def _compile(cxx: str, flags: tuple[str, ...], path: Path) -> None:
         raise BuildError(f"{path.parent}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR") from error
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], *, with_errors: bool = False) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]}: {error}") from error
     if done.returncode:
         raise BuildError(f"{command[0]} failed with status {done.returncode}: {done.stderr.strip()[:2000]}")
-    return done.stdout
+    return done.stdout + done.stderr if with_errors else done.stdout
 
 
 if __name__ == "__main__":
