@@ -100,8 +100,8 @@ def cubin(arch: str, toolchain: Toolchain | None = None) -> Path:
     path = folder / f"{start}-{_digest([chain.name, chain.version])}.cubin"
     if not path.is_file():
         image, log = chain.compile(translation_unit(), sources, arch, FLAGS)
-        _store(path.with_suffix(".log"), log.encode())
-        _store(path, image)
+        store(path.with_suffix(".log"), log.encode())
+        store(path, image)
     return path
 
 
@@ -140,7 +140,7 @@ def _digest(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _store(path: Path, content: bytes) -> None:
+def store(path: Path, content: bytes) -> None:
     """Written beside `path` and renamed, so that processes that build at once do not meet half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,157 @@
+"""Codecs on a GPU: float32 arrays that are there already, in; packed bytes, equal to the CPU's, out. And back."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Any, Protocol
+
+from tierline.kernels.cuda.affine import Affine
+from tierline.kernels.cuda.arrays import DeviceArray, view
+from tierline.kernels.cuda.bitplane import Bitplane
+from tierline.kernels.cuda.driver import CudaError, Device, device
+from tierline.kernels.cuda.launch import Launcher
+from tierline.kernels.cuda.memory import Scratch, Staging
+
+
+class _Kernels(Protocol):
+    """Which entries a codec launches in which order; all addresses are the GPU's."""
+
+    encode_errors: dict[int, str]
+    decode_errors: dict[int, str]
+
+    def num_bytes(self, num_rows: int, num_values: int) -> int: ...
+    def scratch_bytes(self, num_rows: int) -> int: ...
+    def encode(
+        self, launch: Launcher, stream: int, x: int, out: int, bad: int, scratch: int, num_rows: int, num_values: int
+    ) -> None: ...
+    def decode(
+        self, launch: Launcher, stream: int, data: int, x: int, bad: int, num_rows: int, num_values: int
+    ) -> None: ...
+
+
+def kernels(token: str) -> _Kernels:
+    """Of a codec's token: `affine`, `affine:1` to `affine:8`, `bitplane`. Raises ValueError."""
+    name, _, options = token.partition(":")
+    if name == "affine" and (options.isdecimal() or token == "affine"):
+        return Affine(int(options or 8))
+    if token == "bitplane":
+        return Bitplane()
+    raise ValueError(f"{token!r} does not run on a GPU; affine, affine:BITS and bitplane do")
+
+
+class Codec:
+    """One codec on one GPU. It keeps its buffers between calls, so calls from several threads take turns.
+
+    `stream` is a stream's integer handle, of the library that made the array; 0 is the default stream.
+    """
+
+    def __init__(self, token: str, gpu: Device | int = 0) -> None:
+        self.token = token
+        self._kernels = kernels(token)
+        self._gpu = device(gpu) if isinstance(gpu, int) else gpu
+        self._launch = Launcher(self._gpu)
+        self._staging, self._scratch = Staging(self._gpu), Scratch(self._gpu)
+        self._lock = threading.Lock()
+
+    def encode(self, x_B: Any, stream: int = 0) -> bytes:
+        """Bytes of a batch that `stream` (or the array's own) has filled; returns when they are here.
+
+        Raises ValueError for values without a place in the code, CudaError for arrays that the GPU cannot read.
+        """
+        with self._lock:
+            return bytes(self._encode(x_B, stream))
+
+    def encode_view(self, x_B: Any, stream: int = 0) -> memoryview:
+        """As `encode`, without a copy: the buffer itself, until the next call on this codec."""
+        with self._lock:
+            return self._encode(x_B, stream)
+
+    def decode(self, data: bytes, out_B: Any, stream: int = 0) -> None:
+        """Values of `data` into an array of the batch's shape; returns when they are there.
+
+        Raises ValueError for bytes that no encoder writes, CudaError for arrays that the GPU cannot write.
+        """
+        out = view(out_B, stream)
+        if not out.writable:
+            raise CudaError("the array to decode into is read-only")
+        num_rows, num_values = out.rows
+        expected = self._kernels.num_bytes(num_rows, num_values)
+        if len(data) != expected:
+            raise ValueError(f"{len(data)} bytes of data, {num_rows} rows of {num_values} values need {expected}")
+        if num_rows * num_values == 0:
+            return
+        staging = self._staging
+        with self._lock, self._gpu.current():
+            self._admit(out, stream)
+            staging.reserve(expected)
+            staging.clear_flag(stream)
+            staging.send(data, stream)
+            self._kernels.decode(self._launch, stream, staging.device, out.pointer, staging.flag, num_rows, num_values)
+            staging.fetch_flag(stream)
+            self._gpu.synchronize(stream)
+            _raise_for(staging.flag_value(), self._kernels.decode_errors)
+
+    def queue(self, x_B: Any, stream: int = 0) -> int:
+        """Only queue what encodes: the packed bytes stay on the GPU, for timing it alone. Returns their number."""
+        with self._lock, self._gpu.current():
+            return self._queue(view(x_B, stream), stream)
+
+    def warmup(self, num_rows: int, num_values: int) -> None:
+        """Compile, load, take memory, and measure the launches of this size unless this GPU's file has them."""
+        num_bytes = 4 * num_rows * num_values
+        if num_bytes <= 0:
+            raise ValueError(f"{num_rows} rows of {num_values} values: nothing to warm up with")
+        with self._gpu.current():
+            x = DeviceArray(self._gpu.driver.handle("cuMemAlloc_v2", num_bytes), (num_rows, num_values))
+            try:
+                self._gpu.driver.call("cuMemsetD8Async", x.pointer, 0, num_bytes, 0)
+                with self._launch.measuring():
+                    self.decode(self.encode(x), x)
+            finally:
+                self._gpu.driver.call("cuMemFree_v2", x.pointer)
+
+    def close(self) -> None:
+        """Give back what it holds on the GPU. Further calls take it anew."""
+        with self._lock, self._gpu.current():
+            self._staging.close()
+            self._scratch.close()
+
+    def _encode(self, x_B: Any, stream: int) -> memoryview:
+        x = view(x_B, stream)
+        num_rows, num_values = x.rows
+        if num_rows * num_values == 0:
+            return memoryview(bytes(self._kernels.num_bytes(num_rows, num_values)))
+        with self._gpu.current():
+            num_bytes = self._queue(x, stream)
+            self._staging.fetch(stream)
+            self._gpu.synchronize(stream)
+        _raise_for(self._staging.flag_value(), self._kernels.encode_errors)
+        return memoryview((ctypes.c_ubyte * num_bytes).from_address(self._staging.host)).cast("B").toreadonly()
+
+    def _queue(self, x: DeviceArray, stream: int) -> int:
+        num_rows, num_values = x.rows
+        num_bytes = self._kernels.num_bytes(num_rows, num_values)
+        self._admit(x, stream)
+        staging = self._staging
+        staging.reserve(num_bytes)
+        staging.clear_flag(stream)
+        scratch = self._scratch.reserve(self._kernels.scratch_bytes(num_rows))
+        self._kernels.encode(
+            self._launch, stream, x.pointer, staging.device, staging.flag, scratch, num_rows, num_values
+        )
+        return num_bytes
+
+    def _admit(self, array: DeviceArray, stream: int) -> None:
+        """The array is on this GPU, and `stream` comes after the one that fills it."""
+        self._gpu.check_pointer(array.pointer)
+        if array.pointer % 4:
+            raise CudaError(f"address {array.pointer:#x} is not aligned to float32")
+        if array.stream is not None and array.stream != stream:
+            self._gpu.wait_for(array.stream, stream)
+
+
+def _raise_for(flag: int, errors: dict[int, str]) -> None:
+    """The lowest bit is what the CPU says first."""
+    if flag:
+        raise ValueError(errors[flag & -flag])
