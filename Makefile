@@ -82,14 +82,15 @@ wheel-check: wheel
 CROSS_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64-static qemu-x86_64-static
 CROSS_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user-static
 cross-tools:
-	@if command -v $(CROSS_TOOLS) >/dev/null && test $$(command -v $(CROSS_TOOLS) | wc -l) = $(words $(CROSS_TOOLS)); then \
+	@missing=; for tool in $(CROSS_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if test -z "$$missing"; then \
 		echo "cross tools are there"; \
 	elif test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; then \
-		echo "cross tools are installed by root with apt-get: $(CROSS_PACKAGES); tests that need them skip"; \
+		echo "no$$missing, which root installs with apt-get ($(CROSS_PACKAGES)); tests that need them skip"; \
 	else \
 		install="apt-get install -y -q --no-install-recommends $(CROSS_PACKAGES)"; \
 		$$install >/dev/null 2>&1 || { apt-get update -q >/dev/null 2>&1 && $$install >/dev/null 2>&1; } \
-			|| echo "apt-get has no $(CROSS_PACKAGES) here; tests that need them skip"; \
+			|| echo "apt-get installs no$$missing here; tests that need them skip"; \
 	fi
 
 clean:

@@ -1,4 +1,4 @@
-"""Every header compiles for every GPU architecture that the toolchain here knows, within registers and without spills."""
+"""Every header compiles for every GPU architecture that the toolchain knows, within registers, without spills."""
 
 from __future__ import annotations
 

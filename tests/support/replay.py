@@ -1,4 +1,4 @@
-"""Records what this machine's kernel library is called with and leaves behind, for `replay.cpp` on another processor."""
+"""Records what the kernel library here is called with and leaves behind, for `replay.cpp` on another processor."""
 
 from __future__ import annotations
 

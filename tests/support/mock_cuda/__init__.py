@@ -1,4 +1,4 @@
-"""A CUDA driver without a GPU, for tests: the kernel headers' GPU side, run on the CPU. It proves nothing about speed."""
+"""A mock CUDA driver for tests: the GPU side of the kernel headers, run on the CPU. It proves nothing about speed."""
 
 from __future__ import annotations
 
