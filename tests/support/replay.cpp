@@ -11,7 +11,7 @@
 
 // Integers and pointers travel in registers of their own and floats in others, in the procedure call standards of both
 // x86-64 and aarch64, so one type of function with spare parameters calls them all.
-using Entry = void (*)(long long, long long, long long, long long, long long, long long, long long, long long, long long,
+using Entry = long long (*)(long long, long long, long long, long long, long long, long long, long long, long long, long long,
                        long long, long long, long long, float, float, float, float);
 
 static FILE *calls;
@@ -57,8 +57,12 @@ int main(int, char **arguments) {
         auto entry = (Entry)dlsym(library, name.c_str());
         if (!entry) return fprintf(stderr, "%s\n", dlerror()), 2;
         long long *i = integers;
-        entry(i[0], i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], floats[0], floats[1], floats[2],
+        long long returned = entry(i[0], i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], floats[0], floats[1], floats[2],
               floats[3]);
+        bool answers = take_bytes() == "i";
+        int64_t answer = take<int64_t>();
+        if (answers && (int)returned != answer)
+            return printf("call %u, %s: returned %d, expected %d\n", call, name.c_str(), (int)returned, (int)answer), 1;
         for (size_t k = 0; k < memory.size(); ++k) {
             for (size_t at = 0; at < expected[k].size(); ++at)
                 if (memory[k][at] != expected[k][at])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Callable
+from ctypes import c_float, c_int, c_longlong, c_ulonglong, c_void_p, string_at
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,6 +17,9 @@ from tierline.kernels import library
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
+_KINDS = {c_void_p: "p", c_longlong: "n", c_int: "i", c_ulonglong: "u", c_float: "f", None: ""}
+
+
 class Recorder:
     """Stands between kernel modules and their library while `install` is in force."""
 
@@ -26,11 +29,10 @@ class Recorder:
         self._sizes: dict[int, int] = {}
 
     def install(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Modules reach memory through `address` and `Buffer`, and entries through `bind`, once cached."""
-        module._compiled.cache_clear()
+        """Modules reach arrays through `address`, give bytes as they are, and find entries through `_compiled`."""
+        entries = SimpleNamespace(**{name: self._entry(name, e) for name, e in vars(module._compiled()).items()})
+        monkeypatch.setattr(module, "_compiled", lambda: entries)
         monkeypatch.setattr(module, "address", self._address)
-        monkeypatch.setattr(module, "Buffer", self._buffer)
-        monkeypatch.setattr(module, "bind", self._bind)
 
     def write(self, path: Path) -> None:
         path.write_bytes(struct.pack("<I", self.num_calls) + b"".join(self._calls))
@@ -40,35 +42,30 @@ class Recorder:
         self._sizes[pointer] = array.nbytes
         return pointer
 
-    def _buffer(self, num_bytes: int) -> library.Buffer:
-        made = library.Buffer(num_bytes)
-        self._sizes[made.address] = num_bytes
-        return made
+    def _entry(self, name: str, real: Any) -> Callable[..., Any]:
+        kinds, answer = "".join(_KINDS[type_] for type_ in real.argtypes), _KINDS[real.restype]
 
-    def _bind(self, **signatures: str) -> SimpleNamespace:
-        real = library.bind(**signatures)
-        assert real is not None
-        return SimpleNamespace(
-            **{name: self._entry(name, kinds, getattr(real, name)) for name, kinds in signatures.items()}
-        )
-
-    def _entry(self, name: str, kinds: str, real: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            before = [self._content(a) if kind == "p" else b"" for kind, a in zip(kinds, arguments, strict=True)]
-            real(*arguments)
-            parts = [_text(name.encode()), _text(kinds.encode())]
-            for kind, argument, content in zip(kinds, arguments, before, strict=True):
+        def call(*arguments: Any) -> Any:
+            pointers = [argument for kind, argument in zip(kinds, arguments, strict=True) if kind == "p"]
+            before = [self._content(pointer) for pointer in pointers]
+            returned = real(*arguments)
+            after = [self._content(pointer) for pointer in pointers]
+            parts, contents = [_text(name.encode()), _text(kinds.encode())], zip(before, after, strict=True)
+            for kind, argument in zip(kinds, arguments, strict=True):
                 if kind == "p":
-                    parts += [_text(content), _text(self._content(argument))]
+                    parts += map(_text, next(contents))
                 else:
                     parts.append(struct.pack("<d" if kind == "f" else "<q", argument))
+            parts += [_text(answer.encode()), struct.pack("<q", returned or 0)]
             self._calls.append(b"".join(parts))
             self.num_calls += 1
+            return returned
 
         return call
 
     def _content(self, pointer: int | bytes) -> bytes:
-        return pointer if isinstance(pointer, bytes) else ctypes.string_at(pointer, self._sizes[pointer])
+        """A copy: entries fill bytes objects in place."""
+        return bytes(bytearray(pointer)) if isinstance(pointer, bytes) else string_at(pointer, self._sizes[pointer])
 
 
 def _text(content: bytes) -> bytes:
