@@ -54,7 +54,8 @@ def library(cxx: str | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
     """Path of the library of this compiler, built now unless the cache holds it. Raises BuildError."""
     cxx = cxx or compiler()
     version = _run([cxx, "--version"]).splitlines()[0]
-    path = _folder() / f"{_stem(flags)}-{_digest(version)}.so"
+    machine = _run([cxx, "-dumpmachine"]).split("-")[0]  # of a cross compiler, not this one
+    path = _folder() / f"{_stem(flags, machine)}-{_digest(version)}.so"
     if not path.is_file():
         _compile(cxx, flags, path)
     return path
@@ -74,8 +75,8 @@ def _folder() -> Path:
     return cache_dir() / "kernels"
 
 
-def _stem(flags: tuple[str, ...]) -> str:
-    return f"{platform.machine()}-{_digest(*flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob('*.h'))))}"
+def _stem(flags: tuple[str, ...], machine: str = platform.machine()) -> str:
+    return f"{machine}-{_digest(*flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob('*.h'))))}"
 
 
 def _digest(*parts: str) -> str:
