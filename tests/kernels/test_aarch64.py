@@ -76,6 +76,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def test_aarch64_computes_the_same_bytes(calls: Path, tmp_path: Path) -> None:
     need(CROSS, QEMU_ARM)
     made = build.library(CROSS)
+    assert made.name.startswith("aarch64-")
     done = run(QEMU_ARM, "-L", SYSROOT, replayer(tmp_path, CROSS), made, calls)
     assert (done.returncode, done.stdout, done.stderr) == (0, EQUAL, "")
 

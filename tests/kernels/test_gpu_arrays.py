@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from device_memory import DeviceMemory, Interface
 
 from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray, view
-from tierline.kernels.cuda.arrays import _Tensor
+from tierline.kernels.cuda.arrays import _Tensor, stream_handle
 from tierline.kernels.numpy import affine
 
 _capsule = ctypes.pythonapi.PyCapsule_New
@@ -85,6 +86,16 @@ def test_arrays_that_are_refused(array: Any, words: str) -> None:
         view(array)
 
 
+def test_streams_of_others() -> None:
+    """As torch, PyCUDA, CuPy and cuda-python name their handles."""
+    assert stream_handle(5) == 5
+    for name in ("cuda_stream", "handle", "ptr"):
+        assert stream_handle(SimpleNamespace(**{name: 7})) == 7
+    assert stream_handle(SimpleNamespace(__cuda_stream__=lambda: (0, 9))) == 9
+    with pytest.raises(CudaError, match="NoneType is no CUDA stream"):
+        stream_handle(None)
+
+
 def test_strides_of_single_or_absent_values_mean_nothing() -> None:
     assert view(Interface(DeviceArray(64, (1, 3)), strides=(999, 4))).shape == (1, 3)
     assert view(Interface(DeviceArray(0, (0, 3)), strides=(7, 9))).shape == (0, 3)
@@ -108,7 +119,7 @@ def test_torch_tensors_and_streams() -> None:
         data = four.encode(x_B, stream.cuda_stream)
         assert data == affine.encode(host.reshape(6, -1), 4)
         out = torch.full_like(x_B, torch.nan)
-        four.decode(data, out, stream.cuda_stream)
+        four.decode(data, out, stream)
         expected = np.empty((6, 32 * 28 * 28), np.float32)
         affine.decode(data, expected, 4)
         assert out.cpu().numpy().tobytes() == expected.tobytes()

@@ -69,6 +69,18 @@ def test_an_array_of_another_gpu_is_refused(mock_driver: Path) -> None:
         driver.call("cuMemFree_v2", pointer)
 
 
+def test_an_array_of_another_context_is_refused(mock_driver: Path) -> None:
+    """It would fault, and a fault ends the context for everybody in the process."""
+    mock_cuda.configure(mock_driver)
+    made = Device(Driver(str(mock_driver)), 0)
+    made.driver.call("cuCtxPushCurrent_v2", 101)
+    pointer = made.driver.handle("cuMemAlloc_v2", 64)
+    with pytest.raises(CudaError, match=r"belongs to a context other .* pycuda\.autoprimaryctx"):
+        Codec("bitplane", made).encode(DeviceArray(pointer, (1, 16)))
+    made.driver.call("cuMemFree_v2", pointer)
+    made.driver.handle("cuCtxPopCurrent_v2")
+
+
 def test_a_failure_leaves_the_callers_context_as_it_was(gpu: Device) -> None:
     with pytest.raises(CudaError), gpu.current():
         gpu.driver.handle("cuMemAlloc_v2", 0)

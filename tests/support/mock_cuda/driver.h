@@ -25,7 +25,7 @@ struct Event {
 };
 struct Allocation {
     size_t size;
-    int ordinal;  // -1: host memory
+    int context;  // a device's primary context is its number + 1; 100 more is one that somebody created
 };
 
 constexpr size_t GUARD = 256;
@@ -71,13 +71,13 @@ Result queue(void *stream, Work work) {
     return OK;
 }
 
-Result allocate(Pointer *out, size_t size, int ordinal) {
+Result allocate(Pointer *out, size_t size) {
     if (contexts.empty()) return NO_CONTEXT;
     if (size == 0) return INVALID_VALUE;
     auto *memory = (unsigned char *)aligned_alloc(GUARD, (size + 3 * GUARD - 1) / GUARD * GUARD);
     memset(memory, 0xA5, (size + 3 * GUARD - 1) / GUARD * GUARD);
     *out = (Pointer)(memory + GUARD);
-    allocations[*out] = {size, ordinal};
+    allocations[*out] = {size, contexts.back()};
     return OK;
 }
 
@@ -112,10 +112,10 @@ Result cuDeviceGetAttribute(int *value, int attribute, int) {
     }
 }
 Result cuDevicePrimaryCtxRetain(void **context, int device) { return *context = (void *)(size_t)(device + 1), OK; }
-Result cuCtxPushCurrent_v2(void *context) { return contexts.push_back((int)(size_t)context - 1), OK; }
+Result cuCtxPushCurrent_v2(void *context) { return contexts.push_back((int)(size_t)context), OK; }
 Result cuCtxPopCurrent_v2(void **context) {
     if (contexts.empty()) return NO_CONTEXT;
-    *context = (void *)(size_t)(contexts.back() + 1);
+    *context = (void *)(size_t)contexts.back();
     return contexts.pop_back(), OK;
 }
 Result cuModuleLoadData(void **module, const char *image) {
@@ -133,14 +133,16 @@ Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, uns
     Work entry = ((const Entry *)function)->bind(arguments);
     return queue(stream, [=] { return mock::run_grid({gx, gy, 1}, {bx, 1, 1}, [=] { entry(); }) ? OK : FAILED; });
 }
-Result cuMemAlloc_v2(Pointer *out, size_t size) { return allocate(out, size, contexts.empty() ? 0 : contexts.back()); }
+Result cuMemAlloc_v2(Pointer *out, size_t size) { return allocate(out, size); }
 Result cuMemFree_v2(Pointer pointer) { return release(pointer); }
-Result cuMemHostAlloc(void **out, size_t size, unsigned) { return allocate((Pointer *)out, size, contexts.empty() ? 0 : contexts.back()); }
+Result cuMemHostAlloc(void **out, size_t size, unsigned) { return allocate((Pointer *)out, size); }
 Result cuMemFreeHost(void *pointer) { return release((Pointer)pointer); }
 Result cuMemHostGetDevicePointer_v2(Pointer *out, void *host, unsigned) { return *out = (Pointer)host, OK; }
-Result cuPointerGetAttribute(int *value, int, Pointer pointer) {
+Result cuPointerGetAttribute(void *value, int attribute, Pointer pointer) {
     if (!known(pointer, 1)) return INVALID_VALUE;
-    return *value = std::prev(allocations.upper_bound(pointer))->second.ordinal, OK;
+    int context = std::prev(allocations.upper_bound(pointer))->second.context;
+    if (attribute == 1) return *(size_t *)value = context, OK;
+    return *(int *)value = (context - 1) % 100, OK;
 }
 static Result copy(Pointer to, Pointer from, size_t size, bool to_device, bool from_device, void *stream) {
     if ((to_device && !known(to, size)) || (from_device && !known(from, size))) return INVALID_VALUE;

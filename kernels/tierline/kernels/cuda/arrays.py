@@ -50,6 +50,21 @@ class _Tensor(ctypes.Structure):
     )
 
 
+def stream_handle(stream: Any) -> int:
+    """The integer behind a stream of torch, PyCUDA, CuPy or cuda-python; an integer is one already.
+
+    Raises CudaError for anything else.
+    """
+    if isinstance(stream, int):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "handle", "ptr"):
+        if isinstance(handle := getattr(stream, name, None), int):
+            return handle
+    raise CudaError(f"{type(stream).__name__} is no CUDA stream; give the integer handle of one")
+
+
 def view(x: Any, stream: int = 0) -> DeviceArray:
     """Of anything with `__cuda_array_interface__` or `__dlpack__`, or of a DeviceArray. Copies nothing.
 

@@ -7,7 +7,7 @@ import threading
 from typing import Any, Protocol
 
 from tierline.kernels.cuda.affine import Affine
-from tierline.kernels.cuda.arrays import DeviceArray, view
+from tierline.kernels.cuda.arrays import DeviceArray, stream_handle, view
 from tierline.kernels.cuda.bitplane import Bitplane
 from tierline.kernels.cuda.driver import CudaError, Device, device
 from tierline.kernels.cuda.launch import Launcher
@@ -43,7 +43,7 @@ def kernels(token: str) -> _Kernels:
 class Codec:
     """One codec on one GPU. It keeps its buffers between calls, so calls from several threads take turns.
 
-    `stream` is a stream's integer handle, of the library that made the array; 0 is the default stream.
+    `stream` is a stream of the library that made the array, or its integer handle; 0 is the default stream.
     """
 
     def __init__(self, token: str, gpu: Device | int = 0) -> None:
@@ -54,24 +54,25 @@ class Codec:
         self._staging, self._scratch = Staging(self._gpu), Scratch(self._gpu)
         self._lock = threading.Lock()
 
-    def encode(self, x_B: Any, stream: int = 0) -> bytes:
+    def encode(self, x_B: Any, stream: Any = 0) -> bytes:
         """Bytes of a batch that `stream` (or the array's own) has filled; returns when they are here.
 
         Raises ValueError for values without a place in the code, CudaError for arrays that the GPU cannot read.
         """
         with self._lock:
-            return bytes(self._encode(x_B, stream))
+            return bytes(self._encode(x_B, stream_handle(stream)))
 
-    def encode_view(self, x_B: Any, stream: int = 0) -> memoryview:
+    def encode_view(self, x_B: Any, stream: Any = 0) -> memoryview:
         """As `encode`, without a copy: the buffer itself, until the next call on this codec."""
         with self._lock:
-            return self._encode(x_B, stream)
+            return self._encode(x_B, stream_handle(stream))
 
-    def decode(self, data: bytes, out_B: Any, stream: int = 0) -> None:
+    def decode(self, data: bytes, out_B: Any, stream: Any = 0) -> None:
         """Values of `data` into an array of the batch's shape; returns when they are there.
 
         Raises ValueError for bytes that no encoder writes, CudaError for arrays that the GPU cannot write.
         """
+        stream = stream_handle(stream)
         out = view(out_B, stream)
         if not out.writable:
             raise CudaError("the array to decode into is read-only")
@@ -92,8 +93,9 @@ class Codec:
             self._gpu.synchronize(stream)
             _raise_for(staging.flag_value(), self._kernels.decode_errors)
 
-    def queue(self, x_B: Any, stream: int = 0) -> int:
+    def queue(self, x_B: Any, stream: Any = 0) -> int:
         """Only queue what encodes: the packed bytes stay on the GPU, for timing it alone. Returns their number."""
+        stream = stream_handle(stream)
         with self._lock, self._gpu.current():
             return self._queue(view(x_B, stream), stream)
 

@@ -1,7 +1,8 @@
 """The CUDA driver API through ctypes: what codecs need of `libcuda.so.1`, and its errors as exceptions.
 
-Streams are integers, the handles that torch (`stream.cuda_stream`), PyCUDA (`stream.handle`), CuPy (`stream.ptr`) and
-TensorRT take; 0 is the default stream. Contexts are primary contexts, so all of these see the same memory and streams.
+Streams are integers here, the handles that TensorRT takes; 0 is the default stream. Contexts are primary contexts, as
+in torch, CuPy, TensorRT and `pycuda.autoprimaryctx`, so all of these see the same memory and streams. PyCUDA itself is
+not called: it launches on its own stream objects only, and a feature is encoded on the stream that made it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuEventDestroy_v2": (_p,),
 }
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76  # CU_DEVICE_ATTRIBUTE_...
-_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_...
+_CONTEXT, _DEVICE_ORDINAL = 1, 9  # CU_POINTER_ATTRIBUTE_...
 
 
 class CudaError(Exception):
@@ -166,6 +167,15 @@ class Device:
             raise CudaError(f"address {pointer:#x} is no memory that CUDA knows: {error}") from None
         if ordinal != self.ordinal:
             raise CudaError(f"address {pointer:#x} is on GPU {ordinal}, this codec runs on GPU {self.ordinal}")
+        try:
+            context = self.driver.handle("cuPointerGetAttribute", _CONTEXT, pointer)
+        except CudaError:
+            context = 0
+        if context not in (0, self._context):  # memory from a pool belongs to none
+            raise CudaError(
+                f"address {pointer:#x} belongs to a context other than the GPU's primary one, where it cannot be read; "
+                "with PyCUDA import pycuda.autoprimaryctx, not pycuda.autoinit"
+            )
 
     def synchronize(self, stream: int) -> None:
         self.driver.call("cuStreamSynchronize", stream)
