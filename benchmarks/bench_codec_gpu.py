@@ -78,7 +78,7 @@ def bench(gpu: Device, token: str, num_rows: int, num_values: int, rounds: int) 
         call("cuMemcpyHtoDAsync_v2", x, host_BV.ctypes.data, num_bytes, 0)
         gpu.synchronize(0)
         x_BV, y_BV = DeviceArray(x, host_BV.shape, host_BV), DeviceArray(y, host_BV.shape)
-        codec.warmup(num_rows, num_values)
+        codec.warmup(host_BV.shape)
         data = codec.encode(x_BV)
 
         def copy_out() -> None:

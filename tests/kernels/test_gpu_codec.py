@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ from device_memory import DeviceMemory, Interface
 from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray
 from tierline.kernels.cuda import launch as launch_module
 from tierline.kernels.cuda.launch import Geometry
-from tierline.kernels.numpy import affine, bitplane
+from tierline.kernels.numpy import affine, bitplane, philox
 
 REAL = pytest.param("real", marks=pytest.mark.gpu)
 RNG = np.random.default_rng(7)
@@ -65,6 +66,32 @@ def test_bytes_and_values_are_the_oracles(codec: Codec, memory: DeviceMemory, sh
     out = memory.empty(shape)
     codec.decode(expected, out)
     assert memory.get(out).tobytes() == oracle_values(codec.token, expected, shape).tobytes()
+
+
+@KERNELS
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 7, 5), (2, 4, 64), (1, 2, 0)], ids=str)
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_options_of_affine(gpu: Device, memory: DeviceMemory, per: str, rounding: str, shape: tuple[int, ...]) -> None:
+    x_B, seed = features(shape), 2**63 + 5
+    num_channels = shape[1] if per == "channel" else 1
+    x_RV = x_B.reshape(shape[0] * num_channels, x_B.size // (shape[0] * num_channels))
+    expected = affine.encode(x_RV, 3, num_streams=num_channels if rounding == "stochastic" else 0, seed=seed)
+    with closing(Codec(f"affine:3:per={per}:rounding={rounding}", gpu)) as codec:
+        assert codec.encode(memory.put(x_B), seed=seed) == expected
+        out = memory.empty(shape)
+        codec.decode(expected, out)
+    decoded_RV = np.empty_like(x_RV)
+    affine.decode(expected, decoded_RV, 3)
+    assert memory.get(out).tobytes() == decoded_RV.tobytes()
+
+
+def test_random_words_are_the_oracles(gpu: Device, memory: DeviceMemory) -> None:
+    words, key, upper = memory.empty((1, 1003)), 2**64 - 3, 2**40 + 1
+    arguments = (ctypes.c_ulonglong(words.pointer), ctypes.c_longlong(1003), *map(ctypes.c_ulonglong, (key, upper)))
+    with gpu.current():
+        gpu.launch("tl_philox_words", (2, 1), 64, 0, *arguments)
+    assert memory.get(words).tobytes() == philox.words(1003, key, upper).tobytes()
 
 
 @KERNELS
@@ -126,7 +153,7 @@ def test_bytes_that_no_encoder_writes_are_refused(gpu: Device, memory: DeviceMem
         four.decode(np.array([0, 1], np.float32).tobytes() + b"\x00\xf0", out)
     with closing(Codec("bitplane", gpu)) as sign, pytest.raises(ValueError, match="padding"):
         sign.decode(b"\x01", out)
-    with pytest.raises(ValueError, match="12 bytes of data, 1 rows of 3 values need 11"):
+    with pytest.raises(ValueError, match=r"12 bytes of data, shape \[1, 3\] needs 11"):
         affine8.decode(bytes(12), out)
 
 
@@ -146,7 +173,7 @@ def test_work_follows_the_callers_stream(gpu: Device, memory: DeviceMemory, affi
 def test_warmup_measures_once_and_later_processes_read_it(
     gpu: Device, memory: DeviceMemory, cache: Path, affine8: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    affine8.warmup(2, 500)
+    affine8.warmup((2, 500))
     (path,) = (cache / "kernels").glob("launch-sm_*.json")
     stored = json.loads(path.read_text())
     assert {key.split()[0] for key in stored} >= {"tl_affine_range", "tl_affine_codes", "tl_affine_decode"}
@@ -156,17 +183,17 @@ def test_warmup_measures_once_and_later_processes_read_it(
     monkeypatch.setattr(gpu, "launch", lambda entry, grid, threads, *rest: grids.append((entry, grid, threads)))
     with closing(Codec("affine", gpu)) as later:
         later.queue(memory.put(np.zeros((2, 500), np.float32)))
-        later.warmup(2, 500)
+        later.warmup((2, 500))
     assert ("tl_affine_codes", (1, 2), 64) in grids
     assert len(grids) == 4 + 4 + 1  # encode, and a warm-up that measures nothing
 
 
 def test_a_broken_file_of_launches_is_measured_anew(cache: Path, gpu: Device, affine8: Codec) -> None:
-    affine8.warmup(1, 9)
+    affine8.warmup((1, 9))
     (path,) = (cache / "kernels").glob("launch-*.json")
     path.write_text('{"x": 3}')
     with closing(Codec("affine", gpu)) as again:
-        again.warmup(1, 9)
+        again.warmup((1, 9))
     assert "x" not in json.loads(path.read_text())
 
 
@@ -181,10 +208,12 @@ def test_what_a_gpu_cannot_read_is_refused_before_it_tries(affine8: Codec, memor
     with pytest.raises(CudaError, match="scalar"):
         affine8.encode(memory.empty(()))
     with pytest.raises(ValueError, match="nothing to warm up"):
-        affine8.warmup(0, 5)
+        affine8.warmup((0, 5))
 
 
-@pytest.mark.parametrize("token", ["affine:9", "affine:0", "affine:x", "affine:", "raw", "bitplane:1"])
+@pytest.mark.parametrize(
+    "token", ["affine:9", "affine:0", "affine:", "affine:88", "affine:per=row", "affine:range=mse", "raw", "bitplane:1"]
+)
 def test_tokens_that_do_not_run_on_a_gpu(token: str) -> None:
     with pytest.raises(ValueError, match="affine"):
         Codec(token)

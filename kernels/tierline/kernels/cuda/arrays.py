@@ -26,11 +26,9 @@ class DeviceArray(NamedTuple):
     writable: bool = True
 
     @property
-    def rows(self) -> tuple[int, int]:
-        """Rows and values per row. Raises CudaError for a scalar."""
-        if not self.shape:
-            raise CudaError("a scalar is no batch: give it an axis of samples first")
-        return self.shape[0], math.prod(self.shape[1:])
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
 
 class _Tensor(ctypes.Structure):

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from ctypes import c_longlong, c_ulonglong
+from typing import ClassVar
 
 from tierline.kernels.cuda.launch import Launcher
 from tierline.kernels.numpy import bitplane as oracle
 
-ENCODE_ERRORS = {1: "a value is NaN, which has no sign"}
-DECODE_ERRORS = {1: "padding bits are set"}
-
 
 class Bitplane:
-    """Addresses are the GPU's; no scratch."""
+    """Addresses are the GPU's; no scratch, no randomness."""
 
-    encode_errors, decode_errors = ENCODE_ERRORS, DECODE_ERRORS
+    encode_errors: ClassVar[dict[int, str]] = {1: "a value is NaN, which has no sign"}
+    decode_errors: ClassVar[dict[int, str]] = {1: "padding bits are set"}
 
-    def num_bytes(self, num_rows: int, num_values: int) -> int:
+    def rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        return shape[0], math.prod(shape[1:])
+
+    def num_bytes(self, shape: tuple[int, ...]) -> int:
+        num_rows, num_values = self.rows(shape)
         return num_rows * oracle.row_bytes(num_values)
 
-    def scratch_bytes(self, num_rows: int) -> int:
+    def scratch_bytes(self, shape: tuple[int, ...]) -> int:
         return 0
 
     def encode(
-        self, launch: Launcher, stream: int, x: int, out: int, bad: int, scratch: int, num_rows: int, num_values: int
+        self, launch: Launcher, stream: int, shape: tuple[int, ...], x: int, out: int, bad: int, scratch: int, seed: int
     ) -> None:
-        pointers = (c_ulonglong(x), c_ulonglong(out), c_ulonglong(bad))
-        counts = (c_longlong(num_rows), c_longlong(num_values))
-        launch("tl_bitplane_encode", num_rows, oracle.row_bytes(num_values), stream, *pointers, *counts)
+        self._launch("tl_bitplane_encode", launch, stream, shape, x, out, bad)
 
-    def decode(
-        self, launch: Launcher, stream: int, data: int, x: int, bad: int, num_rows: int, num_values: int
-    ) -> None:
-        pointers = (c_ulonglong(data), c_ulonglong(x), c_ulonglong(bad))
+    def decode(self, launch: Launcher, stream: int, shape: tuple[int, ...], data: int, x: int, bad: int) -> None:
+        self._launch("tl_bitplane_decode", launch, stream, shape, data, x, bad)
+
+    def _launch(self, entry: str, launch: Launcher, stream: int, shape: tuple[int, ...], *pointers: int) -> None:
+        num_rows, num_values = self.rows(shape)
         counts = (c_longlong(num_rows), c_longlong(num_values))
-        launch("tl_bitplane_decode", num_rows, oracle.row_bytes(num_values), stream, *pointers, *counts)
+        launch(entry, num_rows, oracle.row_bytes(num_values), stream, *map(c_ulonglong, pointers), *counts)

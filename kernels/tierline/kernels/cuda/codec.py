@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from typing import Any, Protocol
 
@@ -17,27 +18,28 @@ from tierline.kernels.cuda.memory import Scratch, Staging
 class _Kernels(Protocol):
     """Which entries a codec launches in which order; all addresses are the GPU's."""
 
-    encode_errors: dict[int, str]
-    decode_errors: dict[int, str]
+    @property
+    def encode_errors(self) -> dict[int, str]: ...
+    @property
+    def decode_errors(self) -> dict[int, str]: ...
 
-    def num_bytes(self, num_rows: int, num_values: int) -> int: ...
-    def scratch_bytes(self, num_rows: int) -> int: ...
+    def num_bytes(self, shape: tuple[int, ...]) -> int: ...
+    def scratch_bytes(self, shape: tuple[int, ...]) -> int: ...
     def encode(
-        self, launch: Launcher, stream: int, x: int, out: int, bad: int, scratch: int, num_rows: int, num_values: int
+        self, launch: Launcher, stream: int, shape: tuple[int, ...], x: int, out: int, bad: int, scratch: int, seed: int
     ) -> None: ...
-    def decode(
-        self, launch: Launcher, stream: int, data: int, x: int, bad: int, num_rows: int, num_values: int
-    ) -> None: ...
+    def decode(self, launch: Launcher, stream: int, shape: tuple[int, ...], data: int, x: int, bad: int) -> None: ...
 
 
 def kernels(token: str) -> _Kernels:
-    """Of a codec's token: `affine`, `affine:1` to `affine:8`, `bitplane`. Raises ValueError."""
-    name, _, options = token.partition(":")
-    if name == "affine" and (options.isdecimal() or token == "affine"):
-        return Affine(int(options or 8))
+    """Of a codec's token, such as `affine:4:per=channel` or `bitplane`. Raises ValueError for what is the CPU's alone."""
+    name, *words = token.split(":")
+    options = dict(word.split("=", 1) if "=" in word else ("bits", word) for word in words)
     if token == "bitplane":
         return Bitplane()
-    raise ValueError(f"{token!r} does not run on a GPU; affine, affine:BITS and bitplane do")
+    if name != "affine" or not options.keys() <= {"bits", "per", "rounding"}:
+        raise ValueError(f"{token!r} does not run on a GPU; bitplane does, and affine with bits, per and rounding")
+    return Affine(**options)
 
 
 class Codec:
@@ -54,18 +56,19 @@ class Codec:
         self._staging, self._scratch = Staging(self._gpu), Scratch(self._gpu)
         self._lock = threading.Lock()
 
-    def encode(self, x_B: Any, stream: Any = 0) -> bytes:
+    def encode(self, x_B: Any, stream: Any = 0, *, seed: int = 0) -> bytes:
         """Bytes of a batch that `stream` (or the array's own) has filled; returns when they are here.
 
+        `seed`, below 2^64, is where stochastic rounding starts.
         Raises ValueError for values without a place in the code, CudaError for arrays that the GPU cannot read.
         """
         with self._lock:
-            return bytes(self._encode(x_B, stream_handle(stream)))
+            return bytes(self._encode(x_B, stream_handle(stream), seed))
 
-    def encode_view(self, x_B: Any, stream: Any = 0) -> memoryview:
+    def encode_view(self, x_B: Any, stream: Any = 0, *, seed: int = 0) -> memoryview:
         """As `encode`, without a copy: the buffer itself, until the next call on this codec."""
         with self._lock:
-            return self._encode(x_B, stream_handle(stream))
+            return self._encode(x_B, stream_handle(stream), seed)
 
     def decode(self, data: bytes, out_B: Any, stream: Any = 0) -> None:
         """Values of `data` into an array of the batch's shape; returns when they are there.
@@ -76,11 +79,10 @@ class Codec:
         out = view(out_B, stream)
         if not out.writable:
             raise CudaError("the array to decode into is read-only")
-        num_rows, num_values = out.rows
-        expected = self._kernels.num_bytes(num_rows, num_values)
+        expected = self._num_bytes(out)
         if len(data) != expected:
-            raise ValueError(f"{len(data)} bytes of data, {num_rows} rows of {num_values} values need {expected}")
-        if num_rows * num_values == 0:
+            raise ValueError(f"{len(data)} bytes of data, shape {list(out.shape)} needs {expected}")
+        if out.size == 0:
             return
         staging = self._staging
         with self._lock, self._gpu.current():
@@ -88,7 +90,7 @@ class Codec:
             staging.reserve(expected)
             staging.clear_flag(stream)
             staging.send(data, stream)
-            self._kernels.decode(self._launch, stream, staging.device, out.pointer, staging.flag, num_rows, num_values)
+            self._kernels.decode(self._launch, stream, out.shape, staging.device, out.pointer, staging.flag)
             staging.fetch_flag(stream)
             self._gpu.synchronize(stream)
             _raise_for(staging.flag_value(), self._kernels.decode_errors)
@@ -97,15 +99,18 @@ class Codec:
         """Only queue what encodes: the packed bytes stay on the GPU, for timing it alone. Returns their number."""
         stream = stream_handle(stream)
         with self._lock, self._gpu.current():
-            return self._queue(view(x_B, stream), stream)
+            return self._queue(view(x_B, stream), stream, seed=0)
 
-    def warmup(self, num_rows: int, num_values: int) -> None:
-        """Compile, load, take memory, and measure the launches of this size unless this GPU's file has them."""
-        num_bytes = 4 * num_rows * num_values
-        if num_bytes <= 0:
-            raise ValueError(f"{num_rows} rows of {num_values} values: nothing to warm up with")
+    def warmup(self, shape: tuple[int, ...]) -> None:
+        """Compile, load, take memory, and measure the launches of this size unless this GPU's file has them.
+
+        `shape` is that of a batch. Raises ValueError where it holds no values.
+        """
+        num_bytes = 4 * math.prod(shape)
+        if not shape or num_bytes <= 0:
+            raise ValueError(f"shape {list(shape)}: nothing to warm up with")
         with self._gpu.current():
-            x = DeviceArray(self._gpu.driver.handle("cuMemAlloc_v2", num_bytes), (num_rows, num_values))
+            x = DeviceArray(self._gpu.driver.handle("cuMemAlloc_v2", num_bytes), shape)
             try:
                 self._gpu.driver.call("cuMemsetD8Async", x.pointer, 0, num_bytes, 0)
                 with self._launch.measuring():
@@ -119,29 +124,30 @@ class Codec:
             self._staging.close()
             self._scratch.close()
 
-    def _encode(self, x_B: Any, stream: int) -> memoryview:
+    def _num_bytes(self, array: DeviceArray) -> int:
+        if not array.shape:
+            raise CudaError("a scalar is no batch: give it an axis of samples first")
+        return self._kernels.num_bytes(array.shape)
+
+    def _encode(self, x_B: Any, stream: int, seed: int) -> memoryview:
         x = view(x_B, stream)
-        num_rows, num_values = x.rows
-        if num_rows * num_values == 0:
-            return memoryview(bytes(self._kernels.num_bytes(num_rows, num_values)))
+        if x.size == 0:
+            return memoryview(bytes(self._num_bytes(x)))
         with self._gpu.current():
-            num_bytes = self._queue(x, stream)
+            num_bytes = self._queue(x, stream, seed)
             self._staging.fetch(stream)
             self._gpu.synchronize(stream)
         _raise_for(self._staging.flag_value(), self._kernels.encode_errors)
         return memoryview((ctypes.c_ubyte * num_bytes).from_address(self._staging.host)).cast("B").toreadonly()
 
-    def _queue(self, x: DeviceArray, stream: int) -> int:
-        num_rows, num_values = x.rows
-        num_bytes = self._kernels.num_bytes(num_rows, num_values)
+    def _queue(self, x: DeviceArray, stream: int, seed: int) -> int:
+        num_bytes = self._num_bytes(x)
         self._admit(x, stream)
         staging = self._staging
         staging.reserve(num_bytes)
         staging.clear_flag(stream)
-        scratch = self._scratch.reserve(self._kernels.scratch_bytes(num_rows))
-        self._kernels.encode(
-            self._launch, stream, x.pointer, staging.device, staging.flag, scratch, num_rows, num_values
-        )
+        scratch = self._scratch.reserve(self._kernels.scratch_bytes(x.shape))
+        self._kernels.encode(self._launch, stream, x.shape, x.pointer, staging.device, staging.flag, scratch, seed)
         return num_bytes
 
     def _admit(self, array: DeviceArray, stream: int) -> None:
