@@ -11,7 +11,7 @@ from tierline.kernels.numpy import affine as oracle
 
 
 class Affine:
-    """`affine` over the whole range of each row: 1 to 8 bits, `per` tensor or channel, rounded to nearest or stochastically.
+    """`affine` over the whole range of each row; options as in its token.
 
     Addresses are the GPU's; `scratch` holds two int32 keys per row. Raises ValueError for other options.
     """
@@ -23,11 +23,8 @@ class Affine:
     }
 
     def __init__(self, bits: str = "8", per: str = "tensor", rounding: str = "nearest") -> None:
-        if (
-            bits not in tuple("12345678")
-            or per not in ("tensor", "channel")
-            or rounding not in ("nearest", "stochastic")
-        ):
+        known = bits in tuple("12345678"), per in ("tensor", "channel"), rounding in ("nearest", "stochastic")
+        if not all(known):
             raise ValueError(f"affine: bits={bits} per={per} rounding={rounding} is not among what it can be")
         self._bits, self._by_channel, self._stochastic = int(bits), per == "channel", rounding == "stochastic"
 

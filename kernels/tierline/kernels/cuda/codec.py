@@ -32,9 +32,12 @@ class _Kernels(Protocol):
 
 
 def kernels(token: str) -> _Kernels:
-    """Of a codec's token, such as `affine:4:per=channel` or `bitplane`. Raises ValueError for what is the CPU's alone."""
+    """Of a codec's token, such as `affine:4:per=channel` or `bitplane`. Raises ValueError for what only the CPU codes."""
     name, *words = token.split(":")
-    options = dict(word.split("=", 1) if "=" in word else ("bits", word) for word in words)
+    options: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        options |= {key: value} if equals else {"bits": key}
     if token == "bitplane":
         return Bitplane()
     if name != "affine" or not options.keys() <= {"bits", "per", "rounding"}:
