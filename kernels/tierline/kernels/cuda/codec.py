@@ -32,7 +32,7 @@ class _Kernels(Protocol):
 
 
 def kernels(token: str) -> _Kernels:
-    """Of a codec's token, such as `affine:4:per=channel` or `bitplane`. Raises ValueError for what only the CPU codes."""
+    """Of a codec's token, as `affine:4:per=channel` or `bitplane`. Raises ValueError for what only the CPU codes."""
     name, *words = token.split(":")
     options: dict[str, str] = {}
     for word in words:
