@@ -94,7 +94,14 @@ TL_ENTRY(tl_bitplane_encode)(const float *x, tl_u8 *out, tl_i32 *bad, tl_i64 num
 #endif
         TL_COLS(rest, num_bytes - num_done) {
             tl_i64 j = num_done + rest, num = num_values - 8 * j;
+#if TL_GPU
+            float v[8];
+            tl_read_group(row, j, num_values, v);
+            tl_u32 byte = tl_bitplane_byte(v, 8, &nan);
+            out[b * num_bytes + j] = (tl_u8)(num < 8 ? byte & 0xff00u >> num : byte);
+#else
             out[b * num_bytes + j] = (tl_u8)tl_bitplane_byte(row + 8 * j, num < 8 ? num : 8, &nan);
+#endif
         }
         if (nan) TL_OR_INTO(bad, 1);
     }
@@ -118,12 +125,21 @@ TL_INLINE void tl_bitplane_open(tl_u32 byte, float *x) {
 
 // +1 for a set bit, -1 for a clear one. bad[0] becomes 1 if a padding bit is set.
 TL_ENTRY(tl_bitplane_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_rows, tl_i64 num_values) {
-    tl_i64 num_bytes = (num_values + 7) / 8, num_whole = num_values / 8;
+    tl_i64 num_bytes = (num_values + 7) / 8;
     TL_ROWS(b, num_rows) {
         const tl_u8 *coded = data + b * num_bytes;
         float *row = x + b * num_values;
+#if TL_GPU
+        TL_COLS(j, num_bytes) {
+            float v[8];
+            tl_bitplane_open(coded[j], v);
+            tl_write_group(row, j, num_values, v);
+        }
+#else
+        tl_i64 num_whole = num_values / 8;
         TL_COLS(j, num_whole) tl_bitplane_open(coded[j], row + 8 * j);
         TL_COLS(k, num_values - 8 * num_whole) row[8 * num_whole + k] = tl_bitplane_value(coded[num_whole], k);
+#endif
         tl_i32 num_padding = (tl_i32)(8 * num_bytes - num_values);
         if (num_bytes && (coded[num_bytes - 1] & ((1 << num_padding) - 1))) TL_OR_INTO(bad, 1);
     }
