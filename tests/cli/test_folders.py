@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tierline.cli import main
-from tierline.cli.folders import check_file, check_new_folder, fresh_run_dir, run_folder
+from tierline.cli.folders import check_file, check_new_folder, fresh_run_dir, run_folder, whole_folder
 from tierline.core.errors import ConfigError, NodeFailed
 
 
@@ -74,3 +74,18 @@ def test_the_temporary_folder_of_a_failed_run_is_kept(tmp_path: Path, monkeypatc
     assert said == [f"files and logs of the failed run are kept in {folder}"]
     with run_folder(tmp_path / "given", "t-", said.append) as given:
         assert given == tmp_path / "given"
+
+
+def test_a_new_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "out"
+    for _ in range(2):  # the second time it exists
+        with whole_folder(out, last="b") as folder:
+            for name in "abc":
+                (folder / name).write_text("new")
+        assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "a", "b", "c", "out"]
+        (out / "a").write_text("old")
+        with pytest.raises(KeyboardInterrupt), whole_folder(out, last="b") as folder:
+            (folder / "a").write_text("half")
+            raise KeyboardInterrupt
+        assert (out / "a").read_text() == "old"
+        assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "a", "b", "c", "out"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tierline.cli import app, main
+from tierline.cli.signals import signals_wait
 
 
 def processes_below(folder: Path) -> list[str]:
@@ -66,3 +68,46 @@ def test_an_import_that_swallows_the_interrupt(
     assert main.main(["doctor"]) == main.EXIT_INTERRUPTED
     assert capsys.readouterr().err == "tierline: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_waits_until_a_started_process_is_known() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        signal.raise_signal(signal.SIGINT)
+        done.append("known")
+    assert done == ["known"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_check_that_an_interrupt_made_fail_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def checking(arguments: object) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return 1
+
+    monkeypatch.setattr(app, "run_app", checking)
+    assert main.main(["doctor"]) == main.EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "tierline: interrupted\n"
+
+
+def test_a_stopped_training_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tierline.cli.main", "train", "--data", "digits", "--out", "new/model"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stderr
+        assert process.stderr.readline().startswith("  epoch")
+        assert len(list(tmp_path.glob(".model-*"))) == 1
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (143, "")
+    assert stderr.endswith("tierline: ended by SIGTERM\n")
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []

@@ -79,6 +79,32 @@ def test_a_users_own_file(tmp_path: Path) -> None:
         catalog.load("codec", str(tmp_path / "absent.py"))
 
 
+HALVES = """
+class Server:
+    def __init__(self, *, share: float = 1.0, quorum: int = 0) -> None:
+        self.got = (share, quorum)
+
+class Worker:
+    def __init__(self, *, share: float = 1.0) -> None:
+        self.got = (share,)
+"""
+
+
+def test_an_algorithm_of_several_parts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HALVES)
+    assert list(catalog.parts("strategy", str(path))) == ["Server", "Worker"]
+    assert catalog.make("strategy", str(path), "Worker", share=0.5).got == (0.5,)
+    with pytest.raises(ConfigError, match="no option 'quorum'"):
+        catalog.make("strategy", str(path), "Worker", quorum=1)
+    with pytest.raises(ConfigError, match="defines no class 'Sever'; nearest is \"Server\""):
+        catalog.load("strategy", str(path), "Sever")
+    build = catalog.maker("strategy", str(path), {"share": 0.5, "quorum": 3})
+    assert (build("Server").got, build("Worker").got) == ((0.5, 3), (0.5,))
+    with pytest.raises(ConfigError, match="no option 'qorum'; nearest is \"quorum\""):
+        catalog.maker("strategy", str(path), {"qorum": 3})
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     for module in ("tierline.core.engine.reference", "tierline.core.engine._onnx"):

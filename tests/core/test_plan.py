@@ -10,7 +10,7 @@ from tiny_bundle import VIEWS, three_tiers
 
 from tierline.core.bundle import Bundle, Calibration, Exit, Level, Manifest
 from tierline.core.errors import PlanError
-from tierline.core.plan import Hierarchy, HierarchyNode, Join, make_plan, parent_of, parse_plan, place
+from tierline.core.plan import Hierarchy, HierarchyNode, Join, make_plan, parse_plan, place
 from tierline.core.types import Tier
 
 D, E, C = Tier.DEVICE, Tier.EDGE, Tier.CLOUD
@@ -175,7 +175,6 @@ def test_another_schema(tiny_bundle: Bundle) -> None:
 
 def test_lookups(tiny_bundle: Bundle) -> None:
     made = plan(tiny_bundle)
-    assert parent_of(made, "edge") == "cloud" and parent_of(made, "cloud") is None
     with pytest.raises(PlanError, match="no node 'nobody'"):
         made.placement("nobody")
     with pytest.raises(PlanError, match="no node 'nobody'"):

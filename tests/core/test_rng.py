@@ -81,3 +81,14 @@ def test_uniform_is_the_upper_24_bits_and_looks_uniform() -> None:
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.01
     counts = np.bincount((x * 10).astype(int), minlength=10)
     assert abs(counts - 10_000).max() < 500
+
+
+def test_a_permutation_is_the_order_of_the_words() -> None:
+    key = Key("r", 3, "a", "b", "order")
+    order = key.permutation(257)
+    assert order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(257))
+    words = key.bits(257)[order]
+    assert (words[:-1] <= words[1:]).all()
+    assert np.array_equal(order, key.permutation(257))
+    assert not np.array_equal(order, key.child("x").permutation(257))
+    assert key.child("x") == Key("r", 3, "a", "b", "order/x")

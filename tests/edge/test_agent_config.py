@@ -97,3 +97,5 @@ def test_a_node_with_nothing_to_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^agent.toml: neither a \[\[source\]\] nor node.listen: .* nothing to do"):
         read(tmp_path, idle)
     assert read(tmp_path, idle, "node.listen=:1").source == ()
+    with pytest.raises(ConfigError, match=r"^agent.toml: neither node.parent nor bundle is set: .*; set one"):
+        read(tmp_path, FULL.replace('bundle = "models/vehicles"', ""), "node.parent=")

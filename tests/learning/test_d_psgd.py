@@ -12,9 +12,10 @@ from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.types import Arrays, NodeId
+from tierline.learning.compute import Gradient
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
-from tierline.learning.effects import Effects, Gradient, gradient
+from tierline.learning.effects import Effects, gradient
 from tierline.learning.rule import Turn
 
 DIM, N = 6, 5
@@ -29,7 +30,7 @@ class Quadratic:
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
         self.a, self.b = a, b
 
-    def gradient(self, at: Params, batch: Arrays) -> Gradient:
+    def gradient(self, at: Params, batch: Arrays, terms: object = ()) -> Gradient:
         return Gradient(Params(at.layout, self.a * (at.flat - self.b)), 0.0, 1)
 
 

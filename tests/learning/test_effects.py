@@ -6,10 +6,9 @@ import pytest
 from tierline.core.arrays import Params
 from tierline.core.errors import BadFrame, ShapeMismatch
 from tierline.core.types import NodeId
+from tierline.learning.compute import Gradient, GradientAt
 from tierline.learning.effects import (
-    Compute,
     Exchange,
-    Gradient,
     Message,
     Reduce,
     exchange,
@@ -40,7 +39,7 @@ def test_helpers_yield_their_effect_and_return_the_answer() -> None:
 
     computing = gradient(X, {})
     effect = next(computing)
-    assert isinstance(effect, Compute) and effect.verb == "gradient" and effect.at is X
+    assert isinstance(effect, GradientAt) and effect.at is X
     answer = Gradient(X, 0.5, 3)
     with pytest.raises(StopIteration) as done:
         computing.send(answer)

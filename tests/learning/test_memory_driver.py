@@ -11,9 +11,10 @@ from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.types import Arrays, NodeId
+from tierline.learning.compute import Gradient
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import ROOT, LinkSpec, World
-from tierline.learning.effects import Effects, Gradient, Message, exchange, gradient, params, reduce
+from tierline.learning.effects import Effects, Message, exchange, gradient, params, reduce
 from tierline.learning.errors import RuleError
 from tierline.learning.rule import NodeInfo, Rule, State, Traits, Turn
 
@@ -24,7 +25,7 @@ X = Params.from_arrays({"w": np.arange(1, 5, dtype=np.float32)})
 class Flat:
     """The loss is the sum of all parameters."""
 
-    def gradient(self, at: Params, batch: Arrays) -> Gradient:
+    def gradient(self, at: Params, batch: Arrays, terms: object = ()) -> Gradient:
         return Gradient(Params(at.layout, np.ones_like(at.flat)), 0.0, 1)
 
 
@@ -346,16 +347,24 @@ def test_what_breaks_the_contract_is_refused_by_name() -> None:
     refused(text, "a, turn 0: tag 'x': 'x' is a str; a message holds arrays and numbers")
     refused(outside, "a, turn 0: sum 's': the group lacks a")
     refused(sum_twice, "turn 0: sum 's': used twice in one turn")
-    refused(unlike, "b, turn 0: sum 's': members differ in group, layout, quorum, deadline or fraction_bits")
+    refused(unlike, "b, turn 0: sum 's': members differ in group, receivers, layout or fraction_bits")
     refused(no_effect, "a, turn 0: yielded a str, which is no effect")
 
 
 def test_worlds_and_casts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"loss = 1\.0 is not in"):
         drive(everybody, world=World(loss=1.0))
-    with pytest.raises(ConfigError, match="trainers: b without rule or Trainer"):
-        rules: dict[NodeId, Rule] = {A: Script(everybody), B: Script(everybody)}
-        Memory(rules, {A: Flat()}, catalog.make("topology", "ring"), X, lr=lambda round: 0.1)
+    rules: dict[NodeId, Rule] = {A: Script(everybody)}
+    with pytest.raises(ConfigError, match="trainers: b without a rule"):
+        Memory(rules, {B: Flat()}, catalog.make("topology", "ring"), X, lr=lambda round: 0.1)  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="edges of one direction, but the rule of a needs both"):
+        drive(everybody, topology="exponential")
+
+    class Remembers(Script):
+        traits = Traits(tolerates_loss=False, per_edge_state=True, conserves=None, directed=True)
+
+    with pytest.raises(ConfigError, match="neighbours that change, but the rule of a remembers its own"):
+        build({me: Remembers(everybody) for me in (A, B, C)}, topology="exponential")
 
 
 def test_states_need_nodes_at_one_round_and_a_fresh_driver() -> None:

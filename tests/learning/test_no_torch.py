@@ -12,6 +12,8 @@ for module in pkgutil.walk_packages(root.__path__, "tierline.learning."):
 for room in ("gossip", "topology", "reduce"):
     for name in catalog.names(room):
         catalog.make(room, name)
+for name in catalog.names("strategy"):
+    [catalog.make("strategy", name, part) for part in ("Server", "Worker")]
 foreign = {"torch", "onnx", "onnxruntime", "grpc", "sklearn", "tierline.v1", "tierline.models"}
 print(len([m for m in sys.modules if m.startswith("tierline.learning.")]), sorted(foreign & set(sys.modules)))
 """

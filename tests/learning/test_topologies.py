@@ -32,5 +32,26 @@ def test_rows_read_as_the_page_says() -> None:
     assert np.allclose(lazy.mixing_matrix(5)[0], [2 / 3, 1 / 6, 0, 0, 1 / 6])
     assert np.allclose(lazy.mixing_matrix(6), (ring.mixing_matrix(6) + np.eye(6)) / 2)
     assert np.allclose(ring.mixing_matrix(2), [[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
-    assert (ring.peers(5, 0), ring.peers(2, 1), ring.peers(1, 0)) == ((1, 4), (0,), ())
-    assert complete.peers(4, 2) == (0, 1, 3)
+    assert (ring.peers_in(5, 0), ring.peers_in(2, 1), ring.peers_in(1, 0)) == ((1, 4), (0,), ())
+    assert complete.peers_in(4, 2) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 16])
+def test_the_spectrum_of_the_star(n: int) -> None:
+    assert np.allclose(spectrum("star", n), np.sort([0.0, *[1 - 1 / n] * (n - 2), 1.0]), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_a_period_of_the_exponential_graph_reaches_the_mean(n: int) -> None:
+    topology = catalog.make("topology", "exponential")
+    assert topology.period(n) == max(1, np.log2(n))
+    product = np.linalg.multi_dot([np.eye(n), *(topology.mixing_matrix(n, t) for t in range(topology.period(n)))])
+    assert np.array_equal(product, np.full((n, n), 1 / n))
+
+
+def test_the_exponential_graph_reads_as_the_page_says() -> None:
+    topology = catalog.make("topology", "exponential")
+    assert [topology.peers_out(16, 3, t) for t in range(5)] == [(4,), (5,), (7,), (11,), (4,)]
+    assert [topology.peers_in(16, 3, t) for t in range(5)] == [(2,), (1,), (15,), (11,), (2,)]
+    assert topology.mixing_matrix(16, 2)[3].nonzero()[0].tolist() == [3, 15]
+    assert topology.period(5) == 3 and topology.period(1) == 1

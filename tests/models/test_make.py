@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,30 +46,23 @@ def test_digits_from_name_to_bundle(tmp_path: Path) -> None:
     assert run_bundle(bundle, without_device(test, 2)).accuracy()["device:view-2"] == 0.0
 
 
-def test_same_seed_same_bundle(tmp_path: Path) -> None:
+def test_the_seed_alone_decides_the_bundle(tmp_path: Path) -> None:
+    """Neither threads, which stay as they were, nor somebody who watches change a byte; another seed does."""
+
     def watch(report: EpochReport) -> None:
         assert report.epochs == 2
 
-    made = [
-        train_bundle("digits", tmp_path / str(i), devices=2, seed=seed, training={"epochs": 2}, progress=progress)[0]
-        for i, (seed, progress) in enumerate(((5, None), (5, watch), (6, None)))
-    ]
-    assert made[0].digest == made[1].digest
-    assert made[0].manifest.files != made[2].manifest.files
-
-
-def test_threads_change_nothing_and_stay_as_they_were(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    digests = set()
+    before, made = torch.get_num_threads(), []
     try:
-        for threads in (1, 2):
+        for i, (seed, threads, progress) in enumerate(((5, 1, None), (5, 2, watch), (6, 1, None))):
             torch.set_num_threads(threads)
-            bundle, _ = train_bundle("digits", tmp_path / str(threads), devices=2, training={"epochs": 1})
-            digests.add(bundle.digest)
+            options: dict[str, Any] = {"devices": 2, "training": {"epochs": 2}, "progress": progress}
+            made.append(train_bundle("digits", tmp_path / str(i), seed=seed, **options)[0])
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert len(digests) == 1
+    assert made[0].digest == made[1].digest
+    assert made[0].manifest.files != made[2].manifest.files
 
 
 def test_training_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:

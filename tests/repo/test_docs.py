@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tierline.cli.experiment.file import Experiment
 from tierline.cli.main import main
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import HierarchyFile
@@ -76,12 +77,14 @@ def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> N
 def kind_of(text: str) -> type[Any]:
     if re.search(r"^\[\[node\]\]", text, re.M):
         return HierarchyFile
+    if re.search(r"^\[\[arm\]\]", text, re.M):
+        return Experiment
     return CloudConfig if re.search(r"^hierarchy", text, re.M) else AgentConfig
 
 
 def test_files_shown_can_be_loaded(tmp_path: Path) -> None:
     shown = [block for page in PAGES for block in blocks(page, "toml") if "schema" in block]
-    assert {kind_of(block) for block in shown} == {AgentConfig, CloudConfig, HierarchyFile}
+    assert {kind_of(block) for block in shown} == {AgentConfig, CloudConfig, Experiment, HierarchyFile}
     for block in shown:
         file = tmp_path / "shown.toml"
         file.write_text(block, "utf-8")

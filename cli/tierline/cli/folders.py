@@ -48,8 +48,26 @@ def run_folder(given: Path | None, prefix: str, say: Callable[[str], None]) -> I
 
 def check_new_folder(flag: str, folder: Path) -> None:
     """Raise ConfigError unless the folder can be made, or written into where it exists. Makes nothing."""
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    _try_in(above, flag, folder)
+    _try_in(_nearest(folder), flag, folder)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, last: str) -> Iterator[Path]:
+    """A hidden folder to write into; at the end its files move to `folder`, the one named `last` as the last.
+
+    Where the work is interrupted or fails, `folder` is as it was. Both lie on one file system.
+    """
+    above = _nearest(folder)
+    with tempfile.TemporaryDirectory(dir=above, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(Path(name).iterdir(), key=lambda file: (file.name == last, file.name)):
+            file.replace(folder / file.name)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def check_file(flag: str, file: Path | None) -> None:

@@ -46,6 +46,9 @@ def _run(argv: Sequence[str] | None, interrupts: Sequence[int]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # gRPC's core would add lines of its own to standard error; it reads this once, when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # ONNX Runtime (since 1.29, read at its import) would report to its makers, keep an id in the user's cache folder
+    # and leave a file `.ses` in the temporary one.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         if arguments[:2] in (["edge", "run"], ["cloud", "run"]):
             from tierline.cli.run import run_node
@@ -53,7 +56,10 @@ def _run(argv: Sequence[str] | None, interrupts: Sequence[int]) -> int:
             return run_node(arguments[0], arguments[2:])
         from tierline.cli.app import run_app
 
-        return run_app(arguments)
+        code = run_app(arguments)
+        if code and interrupts:  # a check that failed only because its import was interrupted
+            raise KeyboardInterrupt
+        return code
     except TierlineError as error:
         if interrupts:
             raise KeyboardInterrupt from None

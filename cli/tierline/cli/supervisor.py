@@ -23,6 +23,7 @@ from typing import Any
 from tierline.cli.fleet_files import Addresses, FleetSpec, choose_addresses, safe_name, write_files
 from tierline.cli.folders import fresh_run_dir
 from tierline.cli.process import Child
+from tierline.cli.signals import signals_wait
 from tierline.core.bundle import Bundle
 from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.plan import place
@@ -198,8 +199,9 @@ class Fleet:
         if former:
             former.release()
         command = self._command("cloud" if node == self.root else "edge", self._files[node])
-        child = Child(node, command, self.log(node), self._env, on_change=self._changes.put, on_line=self._on_line)
-        self._children[node] = child
+        with signals_wait():
+            child = Child(node, command, self.log(node), self._env, on_change=self._changes.put, on_line=self._on_line)
+            self._children[node] = child
         return child
 
     def _start_relay(self, parent: str, link: str) -> Child:
@@ -207,15 +209,16 @@ class Fleet:
         listen, to = self._addresses.relays[parent, link], self._addresses.nodes[parent]
         command = [sys.executable, "-m", "tierline.cli.relay", "--listen", listen, "--to", to, "--link", link]
         replies: queue.SimpleQueue[str] = queue.SimpleQueue()
-        child = Child(
-            f"relay to {key}",
-            command,
-            self.logs / f"relay-{safe_name(key)}.log",
-            self._env,
-            on_change=self._changes.put,
-            on_line=lambda _, line: replies.put(line),
-        )
-        self.relays[key] = Relay(child, replies)
+        with signals_wait():
+            child = Child(
+                f"relay to {key}",
+                command,
+                self.logs / f"relay-{safe_name(key)}.log",
+                self._env,
+                on_change=self._changes.put,
+                on_line=lambda _, line: replies.put(line),
+            )
+            self.relays[key] = Relay(child, replies)
         return child
 
     def _wait_ready(self, children: Sequence[Child], timeout_s: float) -> None:

@@ -16,9 +16,9 @@ from tierline.core.config.sections import (
     Metrics,
     Milliseconds,
     Tls,
+    absolute_paths,
     check_address,
     check_id,
-    default_state_dir,
 )
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import Mode
@@ -94,15 +94,8 @@ def load_cloud(
 ) -> Loaded[CloudConfig]:
     """Read and check cloud.toml. Raises ConfigError."""
     loaded = load(path, CloudConfig, overrides=overrides, env=env, schema=SCHEMA)
-    config = loaded.value
-    node, tls = config.node, config.tls
-    state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
-    hierarchy = loaded.locate("hierarchy", config.hierarchy)
-    value = msgspec.structs.replace(
-        config,
-        hierarchy=hierarchy,
-        bundle=loaded.locate("bundle", config.bundle) or str(find_bundle(load_file(Path(hierarchy), env=env), env)),
-        node=msgspec.structs.replace(node, state_dir=state_dir),
-        tls=Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
-    )
+    paths = absolute_paths(loaded, env)
+    hierarchy = loaded.locate("hierarchy", loaded.value.hierarchy)
+    paths["bundle"] = paths["bundle"] or str(find_bundle(load_file(Path(hierarchy), env=env), env))
+    value = msgspec.structs.replace(loaded.value, hierarchy=hierarchy, **paths)
     return Loaded(path, value, loaded.origin)

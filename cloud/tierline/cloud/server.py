@@ -13,9 +13,11 @@ from typing import Any
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.core.bundle import Bundle
-from tierline.core.flow.host import Host, engine_settings
+from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.flow.node import new_epoch
+from tierline.core.flow.whole import Whole
 from tierline.core.invite import InviteStore
+from tierline.core.link.open_inference import open_inference_handler
 from tierline.core.plan import Plan, make_plan
 from tierline.core.protocols import Outcome
 
@@ -39,9 +41,10 @@ class Server:
         self._config = config
         tls = config.tls_files()
         self._store = InviteStore(config.state_dir) if tls is not None else None
+        engine = engine_settings(config.engine)
         self.host = Host(
             config.node.id,
-            engine=engine_settings(config.engine),
+            engine=engine,
             on_outcome=_no_views,
             listen=config.node.listen,
             metrics_listen=config.metrics.listen,
@@ -49,6 +52,9 @@ class Server:
             insecure=config.node.insecure,
             run=f"{config.node.id}-{new_epoch():x}",
         )
+        assert self.host.listener is not None
+        model = open_inference_handler(Whole(self.host.node, engine), own_version())
+        self.host.listener.server.add_generic_rpc_handlers((model,))
         self._tls = tls
         if self._store is not None:
             self.host.desk.revoked = self._store.revoked_serials

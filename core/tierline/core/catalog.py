@@ -1,7 +1,8 @@
 """Finds algorithms by name. One file per algorithm: file name = catalogue name = TOML value = wire token.
 
 `make("codec", "affine", bits=4)` imports `tierline.core.codec.affine` only, and calls the one public class that the
-file defines. A name ending in `.py` loads a user's own file by path.
+file defines. A file whose algorithm has several parts defines several, and the part is named too:
+`make("strategy", "fedavg", "Server", share=0.1)`. A name ending in `.py` loads a user's own file by path.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,9 @@ ROOMS = {
     "gossip": "tierline.learning.gossip",
     "topology": "tierline.learning.topology",
     "reduce": "tierline.learning.reduce",
+    "strategy": "tierline.learning.strategy",
+    "partition": "tierline.models.data.partition",
+    "model": "tierline.models.zoo",
 }
 
 
@@ -39,27 +44,53 @@ def names(room: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
-def load(room: str, name: str) -> type[Any]:
-    """The class of one algorithm. Raises ConfigError naming the nearest valid name."""
-    module = _import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)
-    classes = [
-        cls
-        for _, cls in inspect.getmembers(module, inspect.isclass)
-        if cls.__module__ == module.__name__ and not cls.__name__.startswith("_")
-    ]
+def load(room: str, name: str, part: str | None = None) -> type[Any]:
+    """The class of one algorithm, or of one part of it. Raises ConfigError naming the nearest valid name."""
+    classes = parts(room, name)
+    if part is not None:
+        if part not in classes:
+            raise ConfigError(f"{room} {name!r}: defines no class {part!r}{nearest(part, list(classes))}")
+        return classes[part]
     if len(classes) != 1:
         raise ConfigError(f"{room} {name!r}: a file must define exactly one public class, this defines {len(classes)}")
-    return classes[0]
+    return next(iter(classes.values()))
 
 
-def make(room: str, name: str, /, **options: Any) -> Any:
-    """Build one algorithm; its keyword-only constructor is its schema."""
-    cls = load(room, name)
-    valid = list(inspect.signature(cls).parameters)
+def parts(room: str, name: str) -> dict[str, type[Any]]:
+    """The public classes of one algorithm's file, by name. Raises ConfigError naming the nearest valid name."""
+    module = _import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)
+    return {
+        key: cls
+        for key, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__ and not key.startswith("_")
+    }
+
+
+def make(room: str, name: str, part: str | None = None, /, **options: Any) -> Any:
+    """Build one algorithm, or one part of it; its keyword-only constructor is its schema."""
+    cls = load(room, name, part)
+    _check_options(room, name, options, list(inspect.signature(cls).parameters))
+    return cls(**options)
+
+
+def maker(room: str, name: str, options: Mapping[str, Any]) -> Callable[[str], Any]:
+    """`make` for the parts of one algorithm: the parts share `options`, and each is given those that it knows.
+
+    Raises ConfigError for an option that no part knows.
+    """
+    known = {key: list(inspect.signature(cls).parameters) for key, cls in parts(room, name).items()}
+    _check_options(room, name, options, sorted({option for valid in known.values() for option in valid}))
+
+    def build(part: str) -> Any:
+        return load(room, name, part)(**{key: options[key] for key in options if key in known.get(part, ())})
+
+    return build
+
+
+def _check_options(room: str, name: str, options: Mapping[str, Any], valid: list[str]) -> None:
     for key in options:
         if key not in valid:
             raise ConfigError(f"{room} {name!r}: no option {key!r}{nearest(key, valid)}")
-    return cls(**options)
 
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ import msgspec
 
 from tierline.core.bundle import Manifest
 from tierline.core.errors import PlanError
-from tierline.core.types import NodeId, Tier
+from tierline.core.types import Tier
 
 SCHEMA = 1
 ORDER = {Tier.DEVICE: 0, Tier.EDGE: 1, Tier.CLOUD: 2}
@@ -257,9 +257,3 @@ def _junctions(hierarchy: Hierarchy, manifest: Manifest) -> list[str]:
 def _match(site: list[str], views: list[str]) -> list[str]:
     """The Bundle's view for each of a site's: by name where all names fit, else in order of declaration."""
     return site if set(site) <= set(views) else views[: len(site)]
-
-
-def parent_of(plan: Plan, node_id: str) -> NodeId | None:
-    """The node above, or None at the root."""
-    parent = plan.placement(node_id).parent
-    return NodeId(parent) if parent else None

@@ -132,7 +132,11 @@ class Capture:
 
 
 class Source(Protocol):
-    """Where one view comes from."""
+    """Where one view comes from. Its constructor starts nothing."""
+
+    async def check(self) -> None:
+        """Raise what `open` would raise for a missing file or program, and start nothing."""
+        ...
 
     async def open(self) -> None: ...
 
@@ -170,7 +174,7 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """Where outcomes go."""
+    """Where outcomes go. Its constructor raises for what cannot work, and writes and starts nothing."""
 
     async def put(self, outcome: Outcome) -> None: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,6 +44,15 @@ class Key:
     def uniform(self, n: int) -> npt.NDArray[np.float32]:
         """The first `n` values in [0, 1), each the upper 24 bits of a word times 2^-24: float32[n]."""
         return philox.uniform(self.bits(n))
+
+    def permutation(self, n: int) -> npt.NDArray[np.int64]:
+        """0..n-1 in the order of the first `n` words, equal words in the order of their place: int64[n]."""
+        order: npt.NDArray[np.int64] = np.argsort(self.bits(n), kind="stable").astype(np.int64)
+        return order
+
+    def child(self, name: str) -> Key:
+        """Another stream, named below this one."""
+        return replace(self, tensor=f"{self.tensor}/{name}")
 
     @cached_property
     def _seed(self) -> tuple[int, int]:

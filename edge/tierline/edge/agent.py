@@ -17,9 +17,10 @@ from typing import Any
 import grpc
 
 from tierline.core.bundle import Bundle
-from tierline.core.errors import ConfigError, DigestMismatch, PlanError
+from tierline.core.errors import DigestMismatch, PlanError
 from tierline.core.flow.desk import offered_codecs
 from tierline.core.flow.host import Host, engine_settings, own_version
+from tierline.core.flow.node import EngineSettings
 from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
@@ -32,7 +33,7 @@ from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
 from tierline.edge.config import AgentConfig, SourceConfig
-from tierline.edge.service import access_handlers
+from tierline.edge.service import Access
 
 LOG = logging.getLogger("tierline.edge")
 
@@ -59,22 +60,25 @@ class Agent:
         self._store = BundleStore(config.state_dir)
         self._given = Bundle.open(Path(config.bundle)) if config.bundle else None
         tls = config.tls_files()
+        engine, access = engine_settings(config.engine), Access(self)
         self.host = Host(
             self._id,
-            engine=engine_settings(config.engine),
+            engine=engine,
             on_outcome=lambda outcome: self.cameras.outcome(outcome),
             listen=config.node.listen,
             metrics_listen=config.metrics.listen,
             tls=tls,
             insecure=config.node.insecure,
-            access=access_handlers(self),
+            access=access.handlers(),
         )
         self.node = self.host.node
+        if self.host.listener is not None:
+            _serve_open_protocol(self.host, access, engine)
         self.host.desk.revoked = self._store.revoked
         self.cameras = Cameras(
             self.node,
             [
-                Camera(source.view, _open(source, index), source.in_flight, source.budget_ms)
+                Camera(source.view, open_view(source, index), source.in_flight, source.budget_ms)
                 for index, source in enumerate(config.source)
             ],
             [open_sink(sink.uri) for sink in config.sink],
@@ -86,9 +90,11 @@ class Agent:
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
+        await self.cameras.check()  # found now, also where the parent is away for long
         known = self._store.last() if self._given is None else None
         if self._dialler is None:
-            known = self._plan_for_one()
+            assert self._given is not None, "load_agent asks for a Bundle where there is no parent"
+            known = plan_alone(self._config, self._given), self._given
         dialling = asyncio.create_task(self._dialler.run()) if self._dialler is not None else None
         tasks = [dialling] if dialling is not None else []
         try:
@@ -113,14 +119,6 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.host.stop()
-
-    def _plan_for_one(self) -> tuple[Plan, Bundle]:
-        """Without a parent this node is the whole hierarchy: it hosts every view and runs every Section."""
-        if self._given is None:
-            raise ConfigError("neither node.parent nor bundle is set: nothing says what to run; set one")
-        views = tuple(source.view for source in self._config.source)
-        alone = Hierarchy((HierarchyNode(self._id, Tier.EDGE, "", views),))
-        return make_plan(alone, self._given.manifest, self._given.digest, join=Join(by="sequence")), self._given
 
     # --- the link to the parent -------------------------------------------------------------------------------
 
@@ -207,7 +205,7 @@ class Agent:
         for index, source in enumerate(self._config.source):
             column = node.bundle.manifest.views.index(node.flow.placement.views[source.view])
             if column != index:
-                self.cameras.replace(source.view, _open(source, column))
+                self.cameras.replace(source.view, open_view(source, column))
 
     def _check_views(self) -> None:
         plan, config = self.node.plan, self._config
@@ -225,7 +223,29 @@ class Agent:
                 )
 
 
-def _open(source: SourceConfig, column: int) -> Source:
+def plan_alone(config: AgentConfig, bundle: Bundle) -> Plan:
+    """Without a parent this node is the whole hierarchy: it hosts every view and runs every Section.
+
+    Raises PlanError where its views are not the Bundle's.
+    """
+    views = tuple(source.view for source in config.source)
+    alone = Hierarchy((HierarchyNode(config.node.id, Tier.EDGE, "", views),))
+    return make_plan(alone, bundle.manifest, bundle.digest, join=Join(by="sequence"))
+
+
+def _serve_open_protocol(host: Host, access: Access, engine: EngineSettings) -> None:
+    # Imported here: a device that does not listen does not carry it.
+    from tierline.core.flow.whole import Whole
+    from tierline.core.link.open_inference import open_inference_handler
+    from tierline.edge.open_model import OpenModel
+
+    assert host.listener is not None
+    model = OpenModel(host.node, access, Whole(host.node, engine))
+    host.listener.server.add_generic_rpc_handlers((open_inference_handler(model, own_version()),))
+
+
+def open_view(source: SourceConfig, column: int) -> Source:
+    """The source of one view, not started; `column` is the view's in files that hold every view."""
     return open_source(source.uri, source.view, column, queue=source.queue if _is_live(source.uri) else None)
 
 

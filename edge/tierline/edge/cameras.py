@@ -89,6 +89,11 @@ class Cameras:
     def unsubscribe(self, queue: asyncio.Queue[Outcome]) -> None:
         self._listeners.discard(queue)
 
+    async def check(self) -> None:
+        """Raise what a missing file or program will raise, whatever the Plan makes of these views."""
+        for camera in self._cameras.values():
+            await camera.source.check()
+
     async def open(self) -> None:
         """Open all sources, so that a wrong one is found before this node says that it is ready."""
         for camera in self._cameras.values():

@@ -15,9 +15,9 @@ from tierline.core.config.sections import (
     Metrics,
     Milliseconds,
     Tls,
+    absolute_paths,
     check_address,
     check_id,
-    default_state_dir,
 )
 from tierline.core.errors import ConfigError
 from tierline.core.link.tls import TlsFiles
@@ -101,14 +101,11 @@ def load_agent(
             raise ConfigError(f"{path.name}: source: view {view!r} is listed twice; give each source its own view")
     if not config.source and not config.node.listen:
         raise ConfigError(f"{path.name}: neither a [[source]] nor node.listen: this node has nothing to do; add one")
-    node = config.node
-    state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
-    tls = config.tls
+    if not config.node.parent and not config.bundle:
+        raise ConfigError(f"{path.name}: neither node.parent nor bundle is set: nothing says what to run; set one")
     value = msgspec.structs.replace(
         config,
-        node=msgspec.structs.replace(node, state_dir=state_dir),
-        bundle=loaded.locate("bundle", config.bundle),
-        tls=Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
+        **absolute_paths(loaded, env),
         source=tuple(
             msgspec.structs.replace(source, uri=loaded.locate_uri(f"source[{i}].uri", source.uri))
             for i, source in enumerate(config.source)

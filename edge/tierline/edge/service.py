@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,64 +28,68 @@ MAX_REQUESTS = 256
 """Infer calls answered at once; more are refused."""
 
 
-def access_handlers(agent: Agent) -> dict[str, Any]:
-    """Handlers to be added to the Inference service."""
-    service = _Access(agent)
-    return {
-        "Infer": grpc.unary_unary_rpc_method_handler(
-            service.infer,
-            request_deserializer=pb.InferRequest.FromString,
-            response_serializer=pb.InferReply.SerializeToString,
-        ),
-        "Subscribe": grpc.unary_stream_rpc_method_handler(
-            service.subscribe,
-            request_deserializer=pb.SubscribeRequest.FromString,
-            response_serializer=pb.InferReply.SerializeToString,
-        ),
-    }
+class Access:
+    """What programs may ask of a running agent."""
 
-
-class _Access:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._counter = itertools.count()
         self._num_open = 0
 
+    def handlers(self) -> dict[str, Any]:
+        """Handlers to be added to the Inference service."""
+        return {
+            "Infer": grpc.unary_unary_rpc_method_handler(
+                self.infer,
+                request_deserializer=pb.InferRequest.FromString,
+                response_serializer=pb.InferReply.SerializeToString,
+            ),
+            "Subscribe": grpc.unary_stream_rpc_method_handler(
+                self.subscribe,
+                request_deserializer=pb.SubscribeRequest.FromString,
+                response_serializer=pb.InferReply.SerializeToString,
+            ),
+        }
+
     async def infer(self, request: pb.InferRequest, context: Any) -> pb.InferReply:
         """Run the images of one sample; answers when the last of its views has its outcome."""
-        self._num_open += 1
         try:
-            if self._num_open > MAX_REQUESTS:
-                raise AdmissionRefused(f"{MAX_REQUESTS} requests are being answered; try again")
-            return pb.InferReply(outcome=outcome_line(await self._answer(request)))
+            images = {view: _image(view, tensor) for view, tensor in request.images.items()}
+            seq = request.seq if request.HasField("seq") else None
+            return pb.InferReply(outcome=outcome_line(await self.answer(images, seq, request.budget_ms)))
         except TierlineError as error:
             await abort(context, error)
             raise AssertionError("abort raises") from error
+
+    async def answer(self, images: Mapping[str, Array], number: int | None, budget_ms: float) -> Outcome:
+        """Run the images of one sample; `number` joins it with other nodes' views. Raises TierlineError."""
+        if self._num_open >= MAX_REQUESTS:
+            raise AdmissionRefused(f"{MAX_REQUESTS} requests are being answered; try again")
+        self._num_open += 1
+        try:
+            return await self._run(images, number, budget_ms)
         finally:
             self._num_open -= 1
 
-    async def _answer(self, request: pb.InferRequest) -> Outcome:
+    async def _run(self, images: Mapping[str, Array], number: int | None, budget_ms: float) -> Outcome:
         node, cameras = self._agent.node, self._agent.cameras
         if node.flow is None or node.plan is None:
             raise PlanError(f"{node.id!r} has no Plan yet")
         hosted = node.flow.placement.views
-        images = {view: _image(view, tensor) for view, tensor in request.images.items()}
         wrong = sorted(set(images) - set(hosted))
         if wrong or not images:
             raise PlanError(
                 f"{node.id!r} hosts the views {', '.join(hosted) or 'none'}, not {', '.join(wrong) or 'nothing'}"
             )
-        seq = request.seq if request.HasField("seq") else next(self._counter)
-        sample = SampleId(*node.minter, seq) if request.HasField("seq") else self._fresh(seq)
+        seq = next(self._counter) if number is None else number
+        sample = self._fresh(seq) if number is None else SampleId(*node.minter, seq)
         waiting, outcome = set(images), None
         queue = cameras.subscribe()
         try:
             for view, image in images.items():
                 cameras.expect(view, sample)
                 try:
-                    await node.capture(
-                        view, seq, image, capture_ns=0, truth=None, budget_ms=request.budget_ms, id_=sample
-                    )
+                    await node.capture(view, seq, image, capture_ns=0, truth=None, budget_ms=budget_ms, id_=sample)
                 except TierlineError:
                     cameras.forget(view, sample)
                     raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from numpy import ascontiguousarray
 
 from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
 from tierline.kernels.numpy import affine as oracle
@@ -11,7 +11,7 @@ from tierline.kernels.numpy.affine_clip import num_dropped
 
 __all__ = ["CLIPS", "HEADER_BYTES", "LIMIT", "decode", "encode", "max_scale", "num_dropped", "row_bytes"]
 
-_compiled = binder(tl_affine_encode_cpu="ppnniinnu:i", tl_affine_decode_cpu="ppnni:i")
+_compiled = binder(tl_affine_encode_cpu="ppnniinnu:i", tl_affine_decode_cpu="ppnnii:i")
 _CLIP_NUMBERS = {name: number for number, name in enumerate(CLIPS)}
 
 
@@ -25,7 +25,7 @@ def encode(
         return oracle.encode(as_rows(x_BV), bits, clip, dropped, num_streams, seed)
     num_rows = x_BV.shape[0]
     num_values = size // num_rows
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = ascontiguousarray(x_BV)
     num_bytes = num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8)
     data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
     number = _CLIP_NUMBERS[clip]
@@ -34,15 +34,15 @@ def encode(
     return data
 
 
-def decode(data: bytes, x_BV: Floats, bits: int = 8) -> None:
-    """See `numpy.affine.decode`; `x_BV` must be contiguous, and may have more axes."""
+def decode(data: bytes, x_BV: Floats, bits: int = 8, fresh: bool = False) -> None:
+    """See `numpy.affine.decode`; `x_BV` must be contiguous, may have more axes, and is `fresh` where never touched."""
     lib = _compiled()
     size = x_BV.size
     if lib is None or size == 0:
         oracle.decode(data, as_rows(x_BV), bits)
         return
     num_rows = x_BV.shape[0]
-    bad = lib.tl_affine_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows, bits)
+    bad = lib.tl_affine_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows, bits, fresh)
     if bad:
         raise ValueError(
             "padding bits are set" if bad == 2 else "a row's header holds no lo and scale that an encoder writes"

@@ -54,7 +54,8 @@ def library(cxx: str | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
     """Path of the library of this compiler, built now unless the cache holds it. Raises BuildError."""
     cxx = cxx or compiler()
     version = _run([cxx, "--version"]).splitlines()[0]
-    path = _folder() / f"{_stem(flags)}-{_digest(version)}.so"
+    machine = _run([cxx, "-dumpmachine"]).split("-")[0]  # of a cross compiler, not this one
+    path = _folder() / f"{_stem(flags, machine)}-{_digest(version)}.so"
     if not path.is_file():
         _compile(cxx, flags, path)
     return path
@@ -74,8 +75,8 @@ def _folder() -> Path:
     return cache_dir() / "kernels"
 
 
-def _stem(flags: tuple[str, ...]) -> str:
-    return f"{platform.machine()}-{_digest(*flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob('*.h'))))}"
+def _stem(flags: tuple[str, ...], machine: str = platform.machine()) -> str:
+    return f"{machine}-{_digest(*flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob('*.h'))))}"
 
 
 def _digest(*parts: str) -> str:
@@ -101,14 +102,14 @@ def _compile(cxx: str, flags: tuple[str, ...], path: Path) -> None:
         raise BuildError(f"{path.parent}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR") from error
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], *, with_errors: bool = False) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]}: {error}") from error
     if done.returncode:
         raise BuildError(f"{command[0]} failed with status {done.returncode}: {done.stderr.strip()[:2000]}")
-    return done.stdout
+    return done.stdout + done.stderr if with_errors else done.stdout
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ class Loader:
         self._failure = ""
         self._lock = threading.Lock()
 
+    @property
+    def is_settled(self) -> bool:
+        return self._settled
+
     def library(self, *, wait: bool = False) -> ctypes.CDLL | None:
         """The library; ctypes releases the GIL around its calls. Raises BuildError if `cpu` is asked for and fails."""
         if not self._settled and (wait or self._builder is None or not self._builder.is_alive()):
@@ -80,15 +84,27 @@ class Loader:
 
     def _build(self) -> None:
         """In a process of its own, which goes on if this one ends."""
-        root = str(Path(build.__file__).parents[2])
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {_BACKGROUND}"]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
+            build_command(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
         )
         self._failure = done.stderr.strip() or f"the build ended with status {done.returncode}"
 
 
-_BACKGROUND = "import os; os.nice(10); from tierline.kernels import build; sys.exit(build.main())"
+def build_command() -> list[str]:
+    """Builds the library at low priority, for the first samples go first."""
+    root = str(Path(build.__file__).parents[2])
+    lines = (
+        f"import os, sys; os.nice(10); sys.path.insert(0, {root!r})",
+        "from tierline.kernels import build; sys.exit(build.main())",
+    )
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
 _loaders: list[Loader] = []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tierline.core.arrays import Params
 from tierline.core.rng import Key
 from tierline.core.types import Array, Arrays, NodeId
-from tierline.learning.effects import Effects, Gradient
+from tierline.learning.compute import Backprop, Fitted, Gradient, Job, Match
+from tierline.learning.effects import Effects
 
 State = Mapping[str, Array | int | float]
 """All that a rule must remember between turns, as named arrays and numbers."""
@@ -30,6 +31,8 @@ class Traits:
     """What mixing alone (no gradient) leaves unchanged, summed over all nodes."""
     directed: bool
     """It works where only one direction of an edge exists."""
+    asynchronous: bool = False
+    """Its nodes have no rounds in common and talk by streams; a run is as long as the server's turns say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,9 @@ class NodeInfo:
 
     me: NodeId
     nodes: tuple[NodeId, ...]
-    """All nodes of the run, in the order of the topology."""
+    """All nodes of the run, in the order of the topology; where a rule has a server, it is the first."""
     peers_in: frozenset[NodeId]
+    """Whom it hears in some round; `Turn` has those of its round."""
     peers_out: frozenset[NodeId]
 
 
@@ -57,26 +61,42 @@ class Turn:
     w: Mapping[NodeId, float]
     nodes: tuple[NodeId, ...]
     batch: Arrays
+    job: Job = field(default_factory=Job)
+    """How the experiment wants local training done; `lr` and `key` are this turn's."""
 
     @property
     def num_nodes(self) -> int:
         return len(self.nodes)
 
+    @property
+    def server(self) -> NodeId:
+        """Where a rule's Server runs."""
+        return self.nodes[0]
+
+    @property
+    def workers(self) -> tuple[NodeId, ...]:
+        """Where its Workers run."""
+        return self.nodes[1:]
+
     def rng(self, name: str) -> Key:
         """A stream of random words that this node alone draws in this round, the same on every run."""
         return Key(self.run, self.round, self.me, "", name)
 
+    def shared_rng(self, name: str) -> Key:
+        """A stream that every node draws alike in this round: decisions that need no message."""
+        return Key(self.run, self.round, "", "", name)
+
 
 class Rule(Protocol):
-    """A learning rule: pure, one instance per node. It owns its arrays: it copies what it keeps, and never writes into
-    what it was given."""
+    """A learning rule: pure, one instance per node. It never writes into what it was given, and copies what it keeps
+    and writes on. A file of the room `gossip` defines a `Peer`; one of `strategy` a `Server` and a `Worker`."""
 
     traits: Traits
     x: Params
     """The model as of the last finished turn."""
 
     def start(self, x: Params, node: NodeInfo) -> None:
-        """Begin from `x`, which is copied."""
+        """Begin from `x`, which nobody writes on."""
         ...
 
     def turn(self, t: Turn) -> Effects[None]:
@@ -109,18 +129,34 @@ class Reducer(Protocol):
 
 
 class Trainer(Protocol):
-    """Computes on one node's data."""
+    """Computes on one node's data. The same arguments give the same bits; it keeps nothing but what tokens name."""
 
-    def gradient(self, at: Params, batch: Arrays) -> Gradient: ...
+    def gradient(self, at: Params, batch: Arrays, terms: tuple[Match, ...] = ()) -> Gradient: ...
+
+    def outputs(self, at: Params, batch: Arrays, names: tuple[str, ...]) -> Arrays: ...
+
+    def fit(self, start: Params, job: Job) -> Fitted: ...
+
+    def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays: ...
+
+    def backward(self, token: int, gradients: Arrays) -> Backprop: ...
 
 
 class Topology(Protocol):
-    """Who talks to whom, and how much each counts."""
+    """Who talks to whom, and how much each counts; it may change from round to round, and come back."""
 
-    def mixing_matrix(self, n: int) -> npt.NDArray[np.float64]:
+    def period(self, n: int) -> int:
+        """After how many rounds it repeats; 1: it never changes."""
+        ...
+
+    def mixing_matrix(self, n: int, round: int = 0) -> npt.NDArray[np.float64]:
         """float64 (n, n); row i holds what node i gives to each message it hears. Raises ConfigError for n < 1."""
         ...
 
-    def peers(self, n: int, i: int) -> tuple[int, ...]:
-        """Neighbours of node i, ascending, without i."""
+    def peers_in(self, n: int, i: int, round: int = 0) -> tuple[int, ...]:
+        """Whom node i hears, ascending, without i."""
+        ...
+
+    def peers_out(self, n: int, i: int, round: int = 0) -> tuple[int, ...]:
+        """Who hears node i, ascending, without i."""
         ...

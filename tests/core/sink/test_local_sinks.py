@@ -85,6 +85,17 @@ def test_jsonl_needs_a_place(tmp_path: Path) -> None:
         open_sink(f"jsonl:{tmp_path}/none/a.jsonl")
     with pytest.raises(ConfigError, match="no file"):
         open_sink("jsonl:")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        open_sink(f"jsonl:{tmp_path}")
+
+
+def test_a_sink_that_got_nothing_has_started_nothing(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    for uri in (f"jsonl:{tmp_path}/a.jsonl", "webhook:http://127.0.0.1:9/", "stdout"):
+        sink = open_sink(uri)
+        assert threading.active_count() == threads
+        asyncio.run(sink.close())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_python_calls_a_file_off_the_loop_and_a_coroutine_on_it(tmp_path: Path) -> None:

@@ -121,3 +121,16 @@ def test_true_gstreamer() -> None:
     got = take("gst:videotestsrc pattern=red num-buffers=3?width=34&height=24&queue=all&reconnect=false", 9)
     assert len(got) == 3
     np.testing.assert_allclose(got[0].image.reshape(-1, 3), [[255, 0, 0]] * (24 * 34), atol=8)
+
+
+def test_a_check_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = stand_in(tmp_path, monkeypatch, "ffmpeg", 1)
+    stand_in(tmp_path, monkeypatch, "gst-launch-1.0", 1)
+    (tmp_path / "v.mp4").touch()
+    for uri in (f"video:{tmp_path / 'v.mp4'}", "rtsp://h/s", "gst:videotestsrc"):
+        asyncio.run(open_source(uri, "cam", 0).check())
+    assert not calls.exists()
+    monkeypatch.setenv("PATH", "")
+    for uri in (f"video:{tmp_path / 'v.mp4'}", "rtsp://h/s", "gst:videotestsrc"):
+        with pytest.raises(MissingDependency, match=r"view 'cam' .*is not installed; install it"):
+            asyncio.run(open_source(uri, "cam", 0).check())

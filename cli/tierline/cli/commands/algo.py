@@ -40,16 +40,17 @@ _GIVEN = ("location", "view", "view_index")
 @app.command()
 def show(room: str, name: str, output: OutputOption = None) -> None:
     """Print an algorithm's documentation and its options."""
-    cls = catalog.load(_known(room), name)
-    signature = inspect.signature(cls)
-    options = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    parts = [f"{room} {name}", _doc(room, name), inspect.getdoc(cls) or ""]
-    title = "Options"
-    if room in ("source", "sink"):  # the rest is given by tierline
-        title = "Options, after `?` in the URI"
-        options = [p for p in options if p.annotation in _URI_TYPES and p.name not in _GIVEN]
-    if options:
-        parts.append(f"{title}:\n" + "\n".join(f"  {_option(option)}" for option in options))
+    classes = catalog.parts(_known(room), name)
+    parts = [f"{room} {name}", _doc(room, name)]
+    for part, cls in classes.items():
+        options = [p for p in inspect.signature(cls).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        title = "Options" if len(classes) == 1 else f"Options of its {part}"
+        if room in ("source", "sink"):  # the rest is given by tierline
+            title = "Options, after `?` in the URI"
+            options = [p for p in options if p.annotation in _URI_TYPES and p.name not in _GIVEN]
+        parts.append((inspect.getdoc(cls) or "") if len(classes) == 1 else "")
+        if options:
+            parts.append(f"{title}:\n" + "\n".join(f"  {_option(option)}" for option in options))
     write("\n\n".join(filter(None, parts)) + "\n", output)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit, write
 from tierline.cli.toml import dumps
 from tierline.core.config import Loaded, flatten, read_document
+from tierline.core.errors import TierlineError
 
 app = typer.Typer(help="Check and show configuration files.", rich_markup_mode=None, add_completion=False)
 
@@ -29,17 +31,27 @@ FileArgument = Annotated[Path, typer.Argument(help="agent.toml, cloud.toml or hi
 
 
 @app.command()
-def check(file: FileArgument, overrides: SetOption = None, kind: KindOption = Kind.AUTO) -> None:
-    """Check a file, and for a hierarchy that its model can run on it. Nothing is started."""
+def check(file: FileArgument, overrides: SetOption = None, kind: KindOption = Kind.AUTO) -> int:
+    """Check a file and what it names: engines, sources, sinks, Bundles, certificates. Nothing is started.
+
+    One line for each thing that is wrong; the exit code is that of the first.
+    """
+    from tierline.cli import check as checks
+
     kind = _kind(file, kind)
     loaded = _load(file, kind, overrides or [])
-    if kind is Kind.HIERARCHY:
-        from tierline.cloud.hierarchy import find_bundle
-        from tierline.core.bundle import Bundle
-        from tierline.core.plan import place
-
-        place(loaded.value.hierarchy(), Bundle.open(find_bundle(loaded)).manifest)
+    look: dict[Kind, Any] = {
+        Kind.AGENT: checks.check_agent,
+        Kind.CLOUD: checks.check_cloud,
+        Kind.HIERARCHY: checks.check_hierarchy,
+    }
+    errors: list[TierlineError] = look[kind](loaded)
+    for error in errors:
+        print(f"tierline: {error}", file=sys.stderr)
+    if errors:
+        return errors[0].exit_code
     print(f"{file}: good ({kind.value})")
+    return 0
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 import time
 from pathlib import Path
@@ -10,14 +11,25 @@ from typing import Annotated, Any
 import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit
+from tierline.core.errors import UsageError
+
+
+class On(str, enum.Enum):
+    """Where an experiment runs."""
+
+    SIMULATE = "simulate"
+
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new Bundle.")],
-    data: Annotated[str, typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, mvmc, or a path.")],
+    file: Annotated[Path | None, typer.Argument(help="Experiment file; without one a DDNN is trained.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new Bundle, or of the metrics.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, mvmc, or a path.")
+    ] = None,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Devices, one view each.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     overrides: SetOption = None,
@@ -25,16 +37,33 @@ def train(
         str, typer.Option("--thresholds", help="best_accuracy, target_accuracy=X or target_exit_share=X.")
     ] = "target_exit_share=0.4",
     samples: Annotated[int, typer.Option("--samples", min=0, help="Test samples to write beside the model.")] = 0,
+    on: Annotated[On, typer.Option("--on", help="Where an experiment runs.")] = On.SIMULATE,
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="Run this arm of the file only; repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs of an experiment in --out.")] = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
-    """Train a DDNN and write a Bundle. `--set model.device_filters=16`, `--set training.epochs=8` change the recipe."""
-    from tierline.cli.folders import check_file, check_new_folder
+    """Train a DDNN and write a Bundle, or run an experiment FILE: federated and gossip training, compared.
+
+    `--set model.device_filters=16`, `--set training.epochs=8` change the recipe; with FILE, `--set` changes its keys.
+    """
+    from tierline.cli.folders import check_file, check_new_folder, whole_folder
+    from tierline.cli.signals import exit_on_signals
     from tierline.cli.trial.training import announce, parse_overrides, require_torch
 
+    if out is None or (file is None) == (data is None):
+        raise UsageError("train: needs --out, and either --data or an experiment FILE; see `tierline train --help`")
     check_new_folder("--out", out)
     check_file("--output", output)
     require_torch("train")
+    exit_on_signals()
+    if file is not None:
+        from tierline.cli.experiment.command import run_experiment
+
+        run_experiment(file, out, overrides=overrides or [], arms=arm or [], resume=resume, form=form, output=output)
+        return
+    assert data is not None
+    from tierline.core.bundle import MANIFEST
     from tierline.models.make import train_bundle, write_samples
 
     def say(line: str) -> None:
@@ -42,19 +71,20 @@ def train(
 
     recipe = parse_overrides(overrides or [])
     started = time.monotonic()
-    bundle, dataset = train_bundle(
-        data,
-        out,
-        devices=devices,
-        seed=seed,
-        model=recipe["model"],
-        training=recipe["training"],
-        thresholds=thresholds,
-        progress=announce(say),
-        command="tierline train",
-    )
-    if samples:
-        write_samples(out / "samples.npz", dataset, samples)
+    with whole_folder(out, last=MANIFEST) as folder:
+        bundle, dataset = train_bundle(
+            data,
+            folder,
+            devices=devices,
+            seed=seed,
+            model=recipe["model"],
+            training=recipe["training"],
+            thresholds=thresholds,
+            progress=announce(say),
+            command="tierline train",
+        )
+        if samples:
+            write_samples(folder / "samples.npz", dataset, samples)
     say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {out}")
     calibration = bundle.manifest.calibration
     assert calibration is not None

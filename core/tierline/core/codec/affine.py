@@ -84,7 +84,7 @@ class Affine:
         check_length(payload, shape_RV[0] * kernel.row_bytes(shape_RV[1], self._bits))
         x_B = result(out, num_rows, limit)
         try:
-            kernel.decode(payload.data, x_B if not self._by_channel else x_B.reshape(shape_RV), self._bits)
+            kernel.decode(payload.data, x_B if not self._by_channel else x_B.reshape(shape_RV), self._bits, out is None)
         except ValueError as error:
             raise CorruptPayload(f"{self.token}: {error}") from None
         return x_B
@@ -112,15 +112,12 @@ class Affine:
         return num_bytes, num_bytes
 
     def _encode(self, x_B: Array, seed: int) -> bytes:
-        x_RV = x_B.reshape(self._coded_shape(x_B.shape))
-        num_values = x_RV.shape[1]
+        shape_RV = num_coded, num_values = self._coded_shape(x_B.shape)
         dropped = 0
         if self._range == "percentile" and num_values:
             dropped = kernel.num_dropped(num_values, self._percent)
-        num_streams = 0
-        if self._stochastic:
-            num_streams = x_B.shape[1] if self._by_channel and x_B.ndim > 1 else 1
-        return kernel.encode(x_RV, self._bits, self._range, dropped, num_streams, seed & _SEED_MASK)
+        num_streams = num_coded // max(len(x_B), 1) if self._stochastic else 0
+        return kernel.encode(x_B.reshape(shape_RV), self._bits, self._range, dropped, num_streams, seed & _SEED_MASK)
 
     def _coded_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows that a batch of this shape is coded as, and values in each."""

@@ -103,6 +103,16 @@ def load(
     return Loaded(path, value, {key: origin_of(key, raw, given) for key, _ in flatten(value)})
 
 
+def convert(raw: Mapping[str, Any], type_: type[T], name: str) -> T:
+    """A plain document as `type_`, checked like a file; `name` is what errors call it. Raises ConfigError."""
+    document = dict(raw)
+    check_keys(document, type_, name)
+    try:
+        return msgspec.convert(document, type_)
+    except msgspec.ValidationError as error:
+        raise ConfigError(explain(error, document, type_, name, {})) from error
+
+
 def flatten(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and plain values of a configuration, in order: `node.id`, `source[0].uri`."""
     if isinstance(value, msgspec.Struct):

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from tierline.core.config import Loaded
 from tierline.core.link.tls import TlsFiles
 
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -59,6 +60,18 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return TlsFiles(Path(self.ca), Path(self.cert), Path(self.key))
         kept = TlsFiles.of_state(state_dir)
         return kept if kept.cert.parent.is_dir() else None
+
+
+def absolute_paths(loaded: Loaded[Any], env: Mapping[str, str] | None) -> dict[str, Any]:
+    """The values of `node`, `bundle` and `tls`, which agents and clouds share, with absolute paths."""
+    config = loaded.value
+    node, tls = config.node, config.tls
+    state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
+    return {
+        "node": msgspec.structs.replace(node, state_dir=state_dir),
+        "bundle": loaded.locate("bundle", config.bundle),
+        "tls": Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
+    }
 
 
 def check_id(node_id: str) -> None:

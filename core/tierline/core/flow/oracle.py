@@ -62,17 +62,21 @@ class Oracle:
             feature = part.get(FEATURE)
         return ExitOutputs(outputs, scores, logits_NBK)
 
+    def leaving(self, found: ExitOutputs, thresholds: Mapping[str, float]) -> Array:
+        """The exit of each sample, by its position from the sensor upwards."""
+        names = list(found.outputs)
+        exit_B = np.full(len(found.scores[names[0]]), len(names) - 1)
+        for index in reversed(range(len(names) - 1)):
+            exit_B[leaves(found.scores[names[index]], thresholds[names[index]])] = index
+        return exit_B
+
     def answers(
         self, views_NB: Array, thresholds: Mapping[str, float], present_NB: Array | None = None
     ) -> tuple[list[str], Array]:
         """Exit name and class index of each sample under the Plan's thresholds."""
         found = self.exits(views_NB, present_NB)
-        names = list(found.outputs)
-        num_rows = views_NB.shape[1]
-        exit_B = np.full(num_rows, len(names) - 1)
-        for index in reversed(range(len(names) - 1)):
-            exit_B[leaves(found.scores[names[index]], thresholds[names[index]])] = index
-        index_B = np.empty(num_rows, dtype=np.int64)
+        names, exit_B = list(found.outputs), self.leaving(found, thresholds)
+        index_B = np.empty(len(exit_B), dtype=np.int64)
         for position, name in enumerate(names):
             mine = exit_B == position
             index_B[mine] = found.outputs[name][LOGITS][mine].argmax(axis=1)

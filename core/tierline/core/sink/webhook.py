@@ -62,9 +62,10 @@ class Webhook:
         self.num_sent = 0
         self.num_dropped = 0
         self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-        self._thread.start()
 
     async def put(self, outcome: Outcome) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
         try:
             self._waiting.put_nowait(outcome_line(outcome))
         except queue.Full:

@@ -87,7 +87,7 @@ def ffmpeg_output(width: int, height: int) -> list[str]:
 
 
 class FrameReader:
-    """Runs the child and hands out its frames; the methods of `protocols.Source`."""
+    """A source that runs a child and hands out its frames; `rtsp`, `gst` and `video` say which child."""
 
     def __init__(self, plan: FramePlan, *, clock: Clock | None = None) -> None:
         self._plan = plan
@@ -108,11 +108,15 @@ class FrameReader:
     def num_dropped(self) -> int:
         return self._num_dropped
 
-    async def open(self) -> None:
-        """Start the child. Raises MissingDependency when its program is not installed."""
+    async def check(self) -> None:
+        """Raises MissingDependency when the child's program is not installed."""
         program = self._plan.command[0]
         if shutil.which(program) is None:
             raise MissingDependency(f"{self._plan.name}: {program} is not installed; {self._plan.remedy}")
+
+    async def open(self) -> None:
+        """Start the child. Raises what `check` raises."""
+        await self.check()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name=f"frames {self._plan.name}", daemon=True)
         self._thread.start()

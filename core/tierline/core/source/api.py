@@ -34,6 +34,9 @@ class Api:
         """Always 0: a full queue refuses, so that the caller knows."""
         return 0
 
+    async def check(self) -> None:
+        """Nothing can be missing."""
+
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
 

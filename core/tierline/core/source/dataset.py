@@ -62,6 +62,11 @@ class Dataset:
         """Always 0: a data set waits."""
         return 0
 
+    async def check(self) -> None:
+        """Open and close. Raises DataError."""
+        await self.open()
+        await self.close()
+
     async def open(self) -> None:
         """Map or load the file. Raises DataError."""
         await asyncio.to_thread(self._load)
@@ -83,7 +88,7 @@ class Dataset:
         return None
 
     async def close(self) -> None:
-        self._images_S = None
+        self._images_S = self._labels_S = self._present_S = None
 
     def _load(self) -> None:
         arrays = _read_npz(self._path)

@@ -47,6 +47,10 @@ class Folder:
         """Always 0: files wait."""
         return 0
 
+    async def check(self) -> None:
+        """Raises DataError when there are no images."""
+        await asyncio.to_thread(_list_images, self._path)
+
     async def open(self) -> None:
         """List the images. Raises DataError when there are none."""
         self._files = await asyncio.to_thread(_list_images, self._path)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import shlex
 
 from tierline.core.errors import ConfigError
-from tierline.core.protocols import Capture
 from tierline.core.source._frames import FramePlan, FrameReader
 
 
-class Gst:
+class Gst(FrameReader):
     """The latest frame, (height, width, 3) uint8 RGB; frames nobody took in time count as dropped.
 
     The pipeline is started again when it ends or gives no whole frame for `stall_s` seconds; with `reconnect=false`
@@ -39,7 +38,7 @@ class Gst:
             raise ConfigError("no pipeline; write e.g. gst:v4l2src device=/dev/video0")
         command = ["gst-launch-1.0", "-q", *pipeline, "!", "videoconvert", "!", "videoscale", "!"]
         command += [f"video/x-raw,format=RGB,width={width},height={height}", "!", "fdsink", "fd=1"]
-        self._reader = FrameReader(
+        super().__init__(
             FramePlan(
                 command,
                 "install it, e.g. `apt install gstreamer1.0-tools gstreamer1.0-plugins-good`",
@@ -52,17 +51,3 @@ class Gst:
                 reconnect=reconnect,
             )
         )
-
-    @property
-    def num_dropped(self) -> int:
-        return self._reader.num_dropped
-
-    async def open(self) -> None:
-        """Start the pipeline. Raises MissingDependency without GStreamer's tools."""
-        await self._reader.open()
-
-    async def capture(self) -> Capture | None:
-        return await self._reader.capture()
-
-    async def close(self) -> None:
-        await self._reader.close()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from tierline.core.errors import ConfigError
-from tierline.core.protocols import Capture
 from tierline.core.source._frames import FramePlan, FrameReader, ffmpeg_output
 
 
-class Rtsp:
+class Rtsp(FrameReader):
     """The latest frame, (height, width, 3) uint8 RGB; frames nobody took in time count as dropped.
 
-    A stream that gives no whole frame for `stall_s` seconds is dialled again. Live frames have no `seq`.
+    A stream that gives no whole frame for `stall_s` seconds is dialled again; the camera may come later.
+    Live frames have no `seq`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Rtsp:
         command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-rtsp_transport", "tcp", "-fflags", "nobuffer"]
         command += ["-flags", "low_delay", "-i", location, *ffmpeg_output(width, height)]
         # The address may carry a password, so messages show the host and path only.
-        self._reader = FrameReader(
+        super().__init__(
             FramePlan(
                 command,
                 "install it, e.g. `apt install ffmpeg`, or use a gst: pipeline",
@@ -44,17 +44,3 @@ class Rtsp:
                 reconnect=True,
             )
         )
-
-    @property
-    def num_dropped(self) -> int:
-        return self._reader.num_dropped
-
-    async def open(self) -> None:
-        """Start receiving; the camera may come later. Raises MissingDependency without ffmpeg."""
-        await self._reader.open()
-
-    async def capture(self) -> Capture | None:
-        return await self._reader.capture()
-
-    async def close(self) -> None:
-        await self._reader.close()

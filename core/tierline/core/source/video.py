@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tierline.core.errors import ConfigError, DataError
-from tierline.core.protocols import Capture
 from tierline.core.source._frames import FramePlan, FrameReader, ffmpeg_output
 
 
-class Video:
+class Video(FrameReader):
     """Every frame in order (`queue=all`), `seq` its index; `realtime` plays at the file's own speed like a camera.
 
     Images are (height, width, 3) uint8 RGB. The file's end is the source's end, unless `loop`.
@@ -35,7 +34,7 @@ class Video:
         command += ["-re"] if realtime else []
         command += ["-stream_loop", "-1"] if loop else []
         command += ["-i", f"file:{location}", *ffmpeg_output(width, height)]
-        self._reader = FrameReader(
+        super().__init__(
             FramePlan(
                 command,
                 "install it, e.g. `apt install ffmpeg`",
@@ -48,18 +47,8 @@ class Video:
             )
         )
 
-    @property
-    def num_dropped(self) -> int:
-        return self._reader.num_dropped
-
-    async def open(self) -> None:
-        """Start decoding. Raises DataError for a missing file, MissingDependency without ffmpeg."""
+    async def check(self) -> None:
+        """Raises DataError for a missing file, MissingDependency without ffmpeg."""
         if not self._path.is_file():
             raise DataError(f"{self._path}: no such file")
-        await self._reader.open()
-
-    async def capture(self) -> Capture | None:
-        return await self._reader.capture()
-
-    async def close(self) -> None:
-        await self._reader.close()
+        await super().check()

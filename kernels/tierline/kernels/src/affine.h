@@ -46,11 +46,25 @@ TL_INLINE tl_u64 tl_affine_widen(tl_u64 x, tl_i32 bits) {
 // Smallest and largest tl_key of a row, or of one thread's share of it.
 TL_INLINE void tl_affine_range_row(const float *row, tl_i64 num_values, tl_i32 *lo, tl_i32 *hi) {
     tl_i32 least = 0x7fffffff, most = -0x7fffffff - 1;
-    TL_COLS(i, num_values) {
-        tl_i32 key = tl_key(row[i]);
+#if TL_GPU
+    TL_COLS(group, (num_values + 7) / 8) {
+        float v[8];
+        tl_read_group(row, group, num_values, v);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+            least = tl_min(least, tl_key(v[k]));
+            most = tl_max(most, tl_key(v[k]));
+        }
+    }
+#else
+    const tl_i64 head = tl_head(row, num_values);
+    for (tl_i64 i = 0; i < head; ++i) least = tl_min(least, tl_key(row[i])), most = tl_max(most, tl_key(row[i]));
+    TL_COLS(i, num_values - head) {
+        tl_i32 key = tl_key(row[head + i]);
         least = tl_min(least, key);
         most = tl_max(most, key);
     }
+#endif
     *lo = least;
     *hi = most;
 }
@@ -67,6 +81,7 @@ TL_INLINE void tl_affine_header_row(float lo, float hi, tl_u8 *coded, tl_i32 bit
     memcpy(coded, header, sizeof header);
 }
 
+#if !TL_GPU
 // Codes of a tile of a row. `words` is the row's stream number under `seed` where rounding is stochastic.
 TL_INLINE void tl_affine_tile(const float *x, tl_u8 *code, tl_i64 first, tl_i64 num, float lo, float inverse, float steps,
                               tl_i32 stochastic, tl_u64 seed, tl_u64 words) {
@@ -83,6 +98,7 @@ TL_INLINE void tl_affine_tile(const float *x, tl_u8 *code, tl_i64 first, tl_i64 
             code[k] = (tl_u8)tl_nearest(tl_affine_place(x[first + k], lo, inverse, steps));
     }
 }
+#endif
 
 // Codes of a row behind the header that is already there. `clips` where the range leaves values out.
 TL_INLINE void tl_affine_codes_row(const float *row, tl_u8 *coded, tl_i64 num_values, tl_i32 bits, tl_i32 clips,
@@ -91,8 +107,32 @@ TL_INLINE void tl_affine_codes_row(const float *row, tl_u8 *coded, tl_i64 num_va
     memcpy(header, coded, sizeof header);
     coded += sizeof header;
     float lo = header[0], inverse = 1.0f / header[1], steps = (float)((1 << bits) - 1);
+#if TL_GPU
+    TL_COLS(group, (num_values + 7) / 8) {
+        tl_i64 num = num_values - 8 * group < 8 ? num_values - 8 * group : 8;
+        float v[8];
+        tl_read_group(row, group, num_values, v);
+        tl_u64 word = 0;
+        if (stochastic) {
+            tl_u32x4 r = tl_philox4x32(2 * group, words, seed), s = tl_philox4x32(2 * group + 1, words, seed);
+            const tl_u32 random[8] = {r.w0, r.w1, r.w2, r.w3, s.w0, s.w1, s.w2, s.w3};
+#pragma unroll
+            for (int k = 0; k < 8; ++k)
+                word |= (tl_u64)tl_either(tl_affine_place(v[k], lo, inverse, steps), random[k]) << (8 * k);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; ++k)
+                word |= (tl_u64)tl_nearest(tl_affine_place(v[k], lo, inverse, steps)) << (8 * k);
+        }
+        if (bits < 8) word = tl_affine_squeeze(word, bits);
+        if (num < 8) word &= (1ull << (num * bits)) - 1;
+        tl_write_word(coded + group * bits, word, (tl_i32)(num * bits + 7) / 8);
+    }
+#else
     if (bits == 8 && !stochastic && !clips) {
-        TL_COLS(i, num_values) coded[i] = (tl_u8)tl_nearest((row[i] - lo) * inverse);
+        const tl_i64 head = tl_head(row, num_values);
+        for (tl_i64 i = 0; i < head; ++i) coded[i] = (tl_u8)tl_nearest((row[i] - lo) * inverse);
+        TL_COLS(i, num_values - head) coded[head + i] = (tl_u8)tl_nearest((row[head + i] - lo) * inverse);
         return;
     }
     TL_COLS(tile, (num_values + TL_TILE - 1) / TL_TILE) {
@@ -108,7 +148,18 @@ TL_INLINE void tl_affine_codes_row(const float *row, tl_u8 *coded, tl_i64 num_va
         }
         memcpy(coded + first / 8 * bits, packed, (num * bits + 7) / 8);
     }
+#endif
 }
+
+#if TL_GPU
+// What `tl_affine_range` starts from.
+TL_ENTRY(tl_affine_start)(tl_i32 *keys, tl_i64 num_rows) {
+    TL_COLS(b, num_rows) {
+        keys[2 * b] = 0x7fffffff;
+        keys[2 * b + 1] = -0x7fffffff - 1;
+    }
+}
+#endif
 
 // Smallest and largest value of each row as tl_key, into keys[2 * b] and keys[2 * b + 1], which the caller has preset
 // to the largest and smallest integer.
@@ -144,8 +195,43 @@ TL_ENTRY(tl_affine_codes_stochastic)(const float *x, tl_u8 *out, tl_i64 num_rows
                             (tl_u64)(b % num_streams));
 }
 
-// Values of each row. bad[0] becomes 1 for a header that no encoder writes, 2 for set padding bits.
-TL_ENTRY(tl_affine_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits) {
+#if TL_X86
+// Values of 8-bit codes past the caches: a plain store first reads what it replaces. `x` begins a line.
+#define TL_AFFINE_STREAM(isa, width, load, widen, set, product, sum, store)                                           \
+    __attribute__((target(isa))) static tl_i64 tl_affine_stream_##width(const tl_u8 *code, float *x, tl_i64 num,     \
+                                                                        float scale, float lo) {                      \
+        tl_i64 i = 0;                                                                                                 \
+        for (; i + width <= num; i += width)                                                                          \
+            store(x + i, sum(product(widen(load((const __m128i *)(code + i))), set(scale)), set(lo)));                \
+        _mm_sfence();                                                                                                 \
+        return i;                                                                                                     \
+    }
+#define TL_WIDEN_16(x) _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x))
+#define TL_WIDEN_8(x) _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x))
+TL_AFFINE_STREAM("avx512f", 16, _mm_loadu_si128, TL_WIDEN_16, _mm512_set1_ps, _mm512_mul_ps, _mm512_add_ps, _mm512_stream_ps)
+TL_AFFINE_STREAM("avx2", 8, _mm_loadl_epi64, TL_WIDEN_8, _mm256_set1_ps, _mm256_mul_ps, _mm256_add_ps, _mm256_stream_ps)
+#endif
+
+#if !TL_GPU
+// Values of 8-bit codes. `streams` where `x` is in no cache and need not be.
+TL_INLINE void tl_affine_values(const tl_u8 *code, float *x, tl_i64 num, float scale, float lo, tl_i32 streams) {
+    tl_i64 done = tl_head(x, num);
+    for (tl_i64 i = 0; i < done; ++i) x[i] = (float)code[i] * scale + lo;
+#if TL_X86
+    if (streams && __builtin_cpu_supports("avx512f"))
+        done += tl_affine_stream_16(code + done, x + done, num - done, scale, lo);
+    else if (streams && __builtin_cpu_supports("avx2"))
+        done += tl_affine_stream_8(code + done, x + done, num - done, scale, lo);
+#endif
+    TL_COLS(i, num - done) x[done + i] = (float)code[done + i] * scale + lo;
+}
+#endif
+
+// Values of each row. Returns 1 for a header that no encoder writes, 2 for set padding bits.
+TL_INLINE tl_i32 tl_affine_read(const tl_u8 *data, float *x, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits,
+                                tl_i32 streams) {
+    tl_i32 bad = 0;
+    (void)streams;  // of a CPU
     TL_ROWS(b, num_rows) {
         const tl_u8 *coded = data + b * tl_affine_row_bytes(num_values, bits);
         float *row = x + b * num_values;
@@ -156,11 +242,23 @@ TL_ENTRY(tl_affine_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_
         float lo = header[0], scale = header[1];
         if (!(lo >= -TL_AFFINE_LIMIT && lo <= TL_AFFINE_LIMIT && scale >= TL_AFFINE_TINY &&
               scale <= 2.0f * TL_AFFINE_LIMIT / steps)) {
-            TL_OR_INTO(bad, 1);
+            bad |= 1;
             continue;
         }
+#if TL_GPU
+        TL_COLS(group, (num_values + 7) / 8) {
+            tl_i64 num = num_values - 8 * group < 8 ? num_values - 8 * group : 8;
+            tl_u64 word = tl_read_word(coded + group * bits, (tl_i32)(num * bits + 7) / 8);
+            if (num < 8 && word >> (num * bits)) bad |= 2;
+            if (bits < 8) word = tl_affine_widen(word, bits);
+            float v[8];
+#pragma unroll
+            for (int k = 0; k < 8; ++k) v[k] = (float)(tl_u32)(word >> (8 * k) & 255) * scale + lo;
+            tl_write_group(row, group, num_values, v);
+        }
+#else
         if (bits == 8) {
-            TL_COLS(i, num_values) row[i] = (float)coded[i] * scale + lo;
+            tl_affine_values(coded, row, num_values, scale, lo, streams);
             continue;
         }
         TL_COLS(tile, (num_values + TL_TILE - 1) / TL_TILE) {
@@ -176,9 +274,16 @@ TL_ENTRY(tl_affine_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_
                 memcpy(code + 8 * k, &word, 8);
             }
             for (tl_i64 k = 0; k < num; ++k) row[first + k] = (float)code[k] * scale + lo;
-            if (num * bits % 8 && packed[num_bytes - 1] >> (num * bits % 8)) TL_OR_INTO(bad, 2);
+            if (num * bits % 8 && packed[num_bytes - 1] >> (num * bits % 8)) bad |= 2;
         }
+#endif
     }
+    return bad;
+}
+
+TL_ENTRY(tl_affine_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits) {
+    tl_i32 found = tl_affine_read(data, x, num_rows, num_values, bits, 0);
+    if (found) TL_OR_INTO(bad, found);
 }
 
 #if !TL_GPU
@@ -209,9 +314,10 @@ TL_CPU_ENTRY(tl_affine_encode_cpu)(const float *x, tl_u8 *out, tl_i64 num_rows, 
     return 0;
 }
 
-TL_CPU_ENTRY(tl_affine_decode_cpu)(const tl_u8 *data, float *x, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits) {
-    tl_i32 bad = 0;
-    tl_affine_decode(data, x, &bad, num_rows, num_values, bits);
-    return bad;
+// `fresh` where nothing has touched the memory of `x` yet: the system clears it in the cache, and there it is best met.
+TL_CPU_ENTRY(tl_affine_decode_cpu)(const tl_u8 *data, float *x, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits,
+                                   tl_i32 fresh) {
+    const tl_i64 beyond_caches = 1 << 22;
+    return tl_affine_read(data, x, num_rows, num_values, bits, !fresh && num_rows * num_values >= beyond_caches);
 }
 #endif

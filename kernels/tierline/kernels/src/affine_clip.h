@@ -2,6 +2,7 @@
 // that the oracle, numpy/affine_clip.py, finds the same ranges.
 #pragma once
 #include "affine.h"
+#if !TL_GPU
 
 template <int N> static tl_i64 tl_affine_total(const tl_u32 (&count)[4][N], tl_i64 bin) {
     return (tl_i64)count[0][bin] + count[1][bin] + count[2][bin] + count[3][bin];
@@ -90,3 +91,4 @@ static void tl_affine_least_error(const float *row, tl_i64 num_values, tl_i32 st
     if (best_hi < num_bins - 1) *hi = to;
     if (best_lo > 0) *lo = from;
 }
+#endif

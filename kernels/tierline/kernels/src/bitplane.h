@@ -15,34 +15,28 @@ TL_INLINE tl_u32 tl_bitplane_byte(const float *x, tl_i64 num, tl_u32 *nan) {
 
 #if !TL_GPU
 // Whole blocks of 64 values, from a compare that yields a mask where the processor has one. Each returns 1 for a NaN.
-// A mask holds its first value in the lowest bit, so the values of each byte change places before or the bits after.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(TL_NO_CLONES)
-#define TL_BITPLANE_X86 1
-#include <immintrin.h>
-
-__attribute__((target("avx512f,avx512bw"))) static tl_u32 tl_bitplane_blocks_avx512(const float *x, tl_u8 *out,
-                                                                                    tl_i64 num) {
-    const __m512 zero = _mm512_setzero_ps();
-    const __m512i flip = _mm512_set_epi32(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    tl_u32 nan = 0;
-    for (tl_i64 block = 0; block < num; ++block, x += 64) {
-        __mmask16 mask[4];
-        for (tl_i64 k = 0; k < 4; ++k) {
-            __m512 value = _mm512_permutexvar_ps(flip, _mm512_loadu_ps(x + 16 * k));
-            mask[k] = _mm512_cmp_ps_mask(value, zero, _CMP_GE_OQ);
-        }
-        nan |= _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16), _CMP_UNORD_Q) |
-               _mm512_cmp_ps_mask(_mm512_loadu_ps(x + 32), _mm512_loadu_ps(x + 48), _CMP_UNORD_Q);
-        tl_u64 word = _mm512_kunpackd(_mm512_kunpackw(mask[3], mask[2]), _mm512_kunpackw(mask[1], mask[0]));
-        memcpy(out + 8 * block, &word, 8);
-    }
-    return nan != 0;
-}
-
+// A mask holds its first value in the lowest bit, so the bits of each byte change places.
+#if TL_X86
 TL_INLINE tl_u64 tl_reverse_in_bytes(tl_u64 x) {
     x = (x >> 1 & 0x5555555555555555ull) | (x & 0x5555555555555555ull) << 1;
     x = (x >> 2 & 0x3333333333333333ull) | (x & 0x3333333333333333ull) << 2;
     return (x >> 4 & 0x0f0f0f0f0f0f0f0full) | (x & 0x0f0f0f0f0f0f0f0full) << 4;
+}
+
+__attribute__((target("avx512f,avx512bw"))) static tl_u32 tl_bitplane_blocks_avx512(const float *x, tl_u8 *out,
+                                                                                    tl_i64 num) {
+    const __m512 zero = _mm512_setzero_ps();
+    tl_u32 nan = 0;
+    for (tl_i64 block = 0; block < num; ++block, x += 64) {
+        __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+        __m512 c = _mm512_loadu_ps(x + 32), d = _mm512_loadu_ps(x + 48);
+        nan |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) | _mm512_cmp_ps_mask(c, d, _CMP_UNORD_Q);
+        __mmask32 low = _mm512_kunpackw(_mm512_cmp_ps_mask(b, zero, _CMP_GE_OQ), _mm512_cmp_ps_mask(a, zero, _CMP_GE_OQ));
+        __mmask32 high = _mm512_kunpackw(_mm512_cmp_ps_mask(d, zero, _CMP_GE_OQ), _mm512_cmp_ps_mask(c, zero, _CMP_GE_OQ));
+        tl_u64 word = tl_reverse_in_bytes(_mm512_kunpackd(high, low));
+        memcpy(out + 8 * block, &word, 8);
+    }
+    return nan != 0;
 }
 
 __attribute__((target("avx2"))) static tl_u32 tl_bitplane_blocks_avx2(const float *x, tl_u8 *out, tl_i64 num) {
@@ -79,7 +73,7 @@ static tl_u32 tl_bitplane_blocks_any(const float *x, tl_u8 *out, tl_i64 num) {
 }
 
 TL_INLINE tl_u32 tl_bitplane_blocks(const float *x, tl_u8 *out, tl_i64 num) {
-#ifdef TL_BITPLANE_X86
+#if TL_X86
     if (__builtin_cpu_supports("avx512bw")) return tl_bitplane_blocks_avx512(x, out, num);
     if (__builtin_cpu_supports("avx2")) return tl_bitplane_blocks_avx2(x, out, num);
 #endif
@@ -100,7 +94,14 @@ TL_ENTRY(tl_bitplane_encode)(const float *x, tl_u8 *out, tl_i32 *bad, tl_i64 num
 #endif
         TL_COLS(rest, num_bytes - num_done) {
             tl_i64 j = num_done + rest, num = num_values - 8 * j;
+#if TL_GPU
+            float v[8];
+            tl_read_group(row, j, num_values, v);
+            tl_u32 byte = tl_bitplane_byte(v, 8, &nan);
+            out[b * num_bytes + j] = (tl_u8)(num < 8 ? byte & 0xff00u >> num : byte);
+#else
             out[b * num_bytes + j] = (tl_u8)tl_bitplane_byte(row + 8 * j, num < 8 ? num : 8, &nan);
+#endif
         }
         if (nan) TL_OR_INTO(bad, 1);
     }
@@ -124,12 +125,21 @@ TL_INLINE void tl_bitplane_open(tl_u32 byte, float *x) {
 
 // +1 for a set bit, -1 for a clear one. bad[0] becomes 1 if a padding bit is set.
 TL_ENTRY(tl_bitplane_decode)(const tl_u8 *data, float *x, tl_i32 *bad, tl_i64 num_rows, tl_i64 num_values) {
-    tl_i64 num_bytes = (num_values + 7) / 8, num_whole = num_values / 8;
+    tl_i64 num_bytes = (num_values + 7) / 8;
     TL_ROWS(b, num_rows) {
         const tl_u8 *coded = data + b * num_bytes;
         float *row = x + b * num_values;
+#if TL_GPU
+        TL_COLS(j, num_bytes) {
+            float v[8];
+            tl_bitplane_open(coded[j], v);
+            tl_write_group(row, j, num_values, v);
+        }
+#else
+        tl_i64 num_whole = num_values / 8;
         TL_COLS(j, num_whole) tl_bitplane_open(coded[j], row + 8 * j);
         TL_COLS(k, num_values - 8 * num_whole) row[8 * num_whole + k] = tl_bitplane_value(coded[num_whole], k);
+#endif
         tl_i32 num_padding = (tl_i32)(8 * num_bytes - num_values);
         if (num_bytes && (coded[num_bytes - 1] & ((1 << num_padding) - 1))) TL_OR_INTO(bad, 1);
     }

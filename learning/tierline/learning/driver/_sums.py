@@ -16,27 +16,39 @@ from tierline.learning.fixed import WeightedSum, contribution
 
 @dataclass(slots=True, eq=False)
 class Sum:
-    """One sum under way. `waiting` are the members that have contributed and not been answered."""
+    """One sum under way. `waiting` are those who asked for it and have not been answered."""
 
-    asked: Reduce
-    quorum: int
+    first: Reduce
+    """What the first to take part asked; all must agree with it."""
+    asked: Reduce | None = None
+    """What the first of those who want the sum asked: they say when it closes."""
     total: WeightedSum | None = None
+    since_ns: int = 0
+    """When the first contribution arrived."""
     members: set[NodeId] = field(default_factory=set)
     waiting: set[NodeId] = field(default_factory=set)
     closed: bool = False
 
-    def add(self, member: NodeId, part: WeightedSum) -> None:
+    @property
+    def place(self) -> NodeId:
+        """Where it is added up: with the only one who wants it, else at a meeting point."""
+        return next(iter(self.first.to)) if len(self.first.to) == 1 else ROOT
+
+    def add(self, member: NodeId, part: WeightedSum, now_ns: int) -> None:
         """The first contribution of each member counts, until the sum closes."""
-        self.waiting.add(member)
         if not self.closed and member not in self.members:
+            self.since_ns = self.since_ns if self.members else now_ns
             self.members.add(member)
             self.total = part if self.total is None else self.total + part
-            self.closed = len(self.members) >= self.quorum
+
+    def close_if_full(self) -> None:
+        if self.asked is not None and len(self.members) >= _quorum(self.asked):
+            self.closed = True
 
     def result(self) -> Reduced:
         assert self.total is not None
         self.total.integers.flags.writeable = False  # all members of this process share it
-        return Reduced(self.asked.value.layout, self.total, tuple(sorted(self.members)))
+        return Reduced(self.first.value.layout, self.total, tuple(sorted(self.members)))
 
 
 class Sums:
@@ -55,37 +67,41 @@ class Sums:
         self._num_finished: dict[Step, int] = {}
 
     def join(self, me: NodeId, step: Step, e: Reduce, where: str) -> tuple[Sum, int]:
-        """Send one contribution up; returns its sum and the bytes sent. Raises RuleError where members disagree on
-        what they add, BadFrame for a value that cannot be added."""
-        part = contribution(
-            e.value, weight=e.weight, num_members=len(e.group), fraction_bits=e.fraction_bits, where=where
-        )
-        quorum = len(e.group) if e.quorum is None else e.quorum
-        if not 1 <= quorum <= len(e.group):
-            raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.group)} members")
-        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e, quorum))
-        if _terms(shared.asked) != _terms(e):
-            raise RuleError(f"{where}: members differ in group, layout, quorum, deadline or fraction_bits")
-        num_bytes = part.integers.nbytes + 8
-
-        def settle() -> None:
-            if shared.closed:
-                for member in sorted(shared.waiting):
-                    self._send_down(shared, member, step, num_bytes)
-                shared.waiting.clear()
+        """Send one contribution up, or ask for the sum, or both; returns the sum and the bytes sent. Raises RuleError
+        where those who take part disagree, BadFrame for a value that cannot be added."""
+        if not 1 <= _quorum(e) <= len(e.group):
+            raise RuleError(f"{where}: a quorum of {e.quorum} out of {len(e.group)} members")
+        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e))
+        if _terms(shared.first) != _terms(e):
+            raise RuleError(f"{where}: members differ in group, receivers, layout or fraction_bits")
+        if me in e.to:
+            shared.asked = shared.asked or e
+            if (shared.asked.quorum, shared.asked.within_s) != (e.quorum, e.within_s):
+                raise RuleError(f"{where}: those who want the sum differ in quorum or deadline")
+        part: WeightedSum | None = None
+        if me in e.group:
+            part = contribution(
+                e.value, weight=e.weight, num_members=len(e.group), fraction_bits=e.fraction_bits, where=where
+            )
+        num_bytes = part.integers.nbytes + 8 if part else 0
 
         def arrive() -> None:
-            first = not shared.members
-            shared.add(me, part)
-            settle()
-            if first and e.within_s is not None and not shared.closed:
-                self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), time_over)
+            now_ns = self._schedule.now_ns
+            if part is not None:
+                shared.add(me, part, now_ns)
+            if me in e.to:
+                shared.waiting.add(me)
+            shared.close_if_full()
+            self._settle(shared, step)
+            within_s = shared.asked.within_s if shared.asked else None
+            if shared.members and within_s is not None and not shared.closed:
+                self._schedule.at(max(now_ns, shared.since_ns + to_ns(within_s)), time_over)
 
         def time_over() -> None:
             shared.closed = True
-            settle()
+            self._settle(shared, step)
 
-        self._schedule.at(self._pipe(me, ROOT).arrival_ns(self._schedule.now_ns, num_bytes), arrive)
+        self._schedule.at(self._arrival_ns(me, shared.place, num_bytes), arrive)
         return shared, num_bytes
 
     def finished(self, step: Step) -> None:
@@ -95,10 +111,28 @@ class Sums:
             self._sums.pop(step, None)
             del self._num_finished[step]
 
-    def _send_down(self, shared: Sum, member: NodeId, step: Step, num_bytes: int) -> None:
-        arrival_ns = self._pipe(ROOT, member).arrival_ns(self._schedule.now_ns, num_bytes)
-        self._schedule.at(arrival_ns, lambda: self._deliver(member, step, shared.asked.tag, shared.result()))
+    def _settle(self, shared: Sum, step: Step) -> None:
+        """Send a closed sum to those who wait for it."""
+        if not shared.closed:
+            return
+        result = shared.result()
+        num_bytes = result.integers.nbytes + 8
+        for member in sorted(shared.waiting):
+            self._send_down(shared, member, step, result, num_bytes)
+        shared.waiting.clear()
+
+    def _send_down(self, shared: Sum, member: NodeId, step: Step, result: Reduced, num_bytes: int) -> None:
+        arrival_ns = self._arrival_ns(shared.place, member, num_bytes)
+        self._schedule.at(arrival_ns, lambda: self._deliver(member, step, shared.first.tag, result))
+
+    def _arrival_ns(self, source: NodeId, target: NodeId, num_bytes: int) -> int:
+        now_ns = self._schedule.now_ns
+        return now_ns if source == target else self._pipe(source, target).arrival_ns(now_ns, num_bytes)
+
+
+def _quorum(e: Reduce) -> int:
+    return len(e.group) if e.quorum is None else e.quorum
 
 
 def _terms(e: Reduce) -> tuple[object, ...]:
-    return (e.group, e.value.layout, e.quorum, e.within_s, e.fraction_bits)
+    return (e.group, e.to, e.value.layout, e.fraction_bits)

@@ -40,8 +40,8 @@ class Schedule:
         heapq.heappush(self._heap, (time_ns, self._num_planned, action))
         self._num_planned += 1
 
-    def run(self) -> None:
-        """Carry out events until none is left. After an exception the rest stays planned."""
-        while self._heap:
+    def run(self, done: Callable[[], bool]) -> None:
+        """Carry out events until none is left, or `done`. After an exception too the rest stays planned."""
+        while self._heap and not done():
             self.now_ns, _, action = heapq.heappop(self._heap)
             action()

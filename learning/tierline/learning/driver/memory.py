@@ -8,22 +8,23 @@ and each receiver keeps the first message per (turn, tag, sender).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed, TierlineError
 from tierline.core.rng import Key
 from tierline.core.types import Arrays, NodeId
-from tierline.learning.driver._peer import Peer, Running, Step, Wait, WaitForSum, sealed
+from tierline.learning.compute import Compute, Job
+from tierline.learning.driver._compute import ask, num_steps
+from tierline.learning.driver._near import phases
+from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum, sealed, who_waits
 from tierline.learning.driver._sums import Sums
 from tierline.learning.driver._time import Pipe, Schedule, to_ns
 from tierline.learning.driver.world import Counts, World
-from tierline.learning.effects import Compute, Effect, Effects, Exchange, Message, Reduce, Reduced
+from tierline.learning.effects import Effect, Effects, Exchange, Message, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.rule import NodeInfo, Rule, State, Topology, Trainer, Turn
-
-_MAX_NAMED = 16
-"""Nodes that a Deadlock names."""
 
 
 class Memory:
@@ -38,34 +39,46 @@ class Memory:
         *,
         lr: Callable[[int], float],
         batches: Callable[[NodeId, int], Arrays] = lambda node, round: {},
+        job: Job | None = None,
         world: World | None = None,
         run: str = "run",
+        watch: Callable[[NodeId, int, object], None] = lambda node, round, answer: None,
     ) -> None:
-        """Start every rule from `x`. `lr` and `batches` are functions of the round; `run` seeds the rules' draws."""
+        """Start every rule from `x`. `lr` and `batches` are functions of the round, `job` is what every Turn says about
+        local training; `run` seeds the rules' draws. A node without a Trainer cannot compute. `watch` is shown every
+        answer of a Trainer, with its node and round."""
         nodes = tuple(rules)
         self._world = world or World()
-        self._run, self._lr, self._batches = run, lr, batches
+        self._run, self._lr, self._batches, self._job, self._watch = run, lr, batches, job or Job(), watch
+        self._limits: Mapping[NodeId, int] | None = None
+        self._open: set[NodeId] = set()
         self.counts = Counts()
         self._schedule = Schedule()
         self._pipes: dict[tuple[NodeId, NodeId], Pipe] = {}
         self._sums = Sums(len(nodes), self._schedule, self._pipe, self._deliver_sum)
         if not 0.0 <= self._world.loss < 1.0:
             raise ConfigError(f"world: loss = {self._world.loss} is not in [0, 1)")
-        if trainers.keys() != rules.keys():
-            raise ConfigError(f"trainers: {', '.join(sorted(trainers.keys() ^ rules.keys()))} without rule or Trainer")
-        matrix = topology.mixing_matrix(len(nodes))
+        if trainers.keys() - rules.keys():
+            raise ConfigError(f"trainers: {', '.join(sorted(trainers.keys() - rules.keys()))} without a rule")
+        near = phases(topology, nodes)
+        directed = any(phase.peers_in != phase.peers_out for of_node in near.values() for phase in of_node)
+        x = x.copy()
+        x.flat.flags.writeable = False
         self._peers: dict[NodeId, Peer] = {}
-        for i, me in enumerate(nodes):
+        for me in nodes:
             rule = rules[me]
             if self._world.loss and not rule.traits.tolerates_loss:
                 raise ConfigError(f"world: loss = {self._world.loss}, but the rule of {me} does not tolerate loss")
-            near = topology.peers(len(nodes), i)
-            peers = frozenset(nodes[j] for j in near)
-            info = NodeInfo(me, nodes, peers, peers)
-            w = {nodes[j]: float(matrix[i, j]) for j in (i, *near)}
+            if directed and not rule.traits.directed:
+                raise ConfigError(f"topology: edges of one direction, but the rule of {me} needs both")
+            if len(near[me]) > 1 and rule.traits.per_edge_state:
+                raise ConfigError(f"topology: neighbours that change, but the rule of {me} remembers its own")
+            heard = frozenset[NodeId]().union(*(phase.peers_in for phase in near[me]))
+            told = frozenset[NodeId]().union(*(phase.peers_out for phase in near[me]))
+            info = NodeInfo(me, nodes, heard, told)
             seconds = self._world.compute_of.get(me, self._world.compute_s)
             rule.start(x, info)
-            self._peers[me] = Peer(info, rule, trainers[me], w, to_ns(seconds))
+            self._peers[me] = Peer(info, rule, trainers.get(me), near[me], to_ns(seconds))
 
     @property
     def time_s(self) -> float:
@@ -77,21 +90,31 @@ class Memory:
         """Turns finished, per node."""
         return {me: peer.round for me, peer in self._peers.items()}
 
-    def run(self, until: int) -> None:
-        """Go on until every node has finished `until` turns. Raises Deadlock, RuleError, or NodeFailed naming the node
-        whose rule or Trainer failed; each node then stands at its last finished turn."""
-        self._drive([peer for peer in self._peers.values() if peer.round < until], until)
+    def run(self, until: int, *, of: Collection[NodeId] | None = None) -> None:
+        """Go on until every node, or each of `of`, has finished `until` turns. Nodes outside `of` take turns as long
+        as there is something to do, and stay in the middle of one. Raises Deadlock, RuleError, or NodeFailed naming
+        the node whose rule or Trainer failed; each node then stands at its last finished turn."""
+        counted = self._peers.keys() if of is None else frozenset(of)
+        if counted - self._peers.keys():
+            raise ConfigError(f"run: no node {', '.join(sorted(counted - self._peers.keys()))}")
+        self._limits = dict.fromkeys(counted, until)
+        waited_for = [self._peers[me] for me in counted if self._peers[me].round < until]
+        self._drive([p for p in self._peers.values() if p.round < self._limits.get(p.info.me, p.round + 1)], waited_for)
 
     def resync(self) -> None:
         """Let every node rebuild what it remembers about its neighbours. Raises as `run` does; called again after that,
         it takes up the nodes that have not finished."""
         counts = [peer.num_resyncs for peer in self._peers.values()]
         target = max(counts) + (min(counts) == max(counts))
-        self._drive([peer for peer in self._peers.values() if peer.num_resyncs < target], None)
+        if any(peer.running for peer in self._peers.values()):
+            raise RuleError("resync: nodes are in the middle of a turn; run on until they meet")
+        self._limits = None
+        behind = [peer for peer in self._peers.values() if peer.num_resyncs < target]
+        self._drive(behind, behind)
 
     def states(self) -> dict[NodeId, State]:
-        """Every node's state. Raises RuleError unless all have finished equally many turns."""
-        if len(set(self.rounds.values())) > 1:
+        """Every node's state. Raises RuleError unless all have finished equally many turns, and begun no other."""
+        if len(set(self.rounds.values())) > 1 or any(peer.running for peer in self._peers.values()):
             raise RuleError("states: nodes stand at different rounds; run on until they meet")
         return {me: peer.rule.state() for me, peer in self._peers.items()}
 
@@ -105,36 +128,41 @@ class Memory:
         if any(peer.rule.traits.per_edge_state for peer in self._peers.values()):
             self.resync()
 
-    def _drive(self, peers: Iterable[Peer], until: int | None) -> None:
-        """Turns up to `until`, or one resync."""
-        self._until = until
+    def _drive(self, peers: Iterable[Peer], waited_for: Iterable[Peer]) -> None:
+        """Begin with `peers`, and go on until none of `waited_for` is in a turn that it still has to do."""
+        self._open = {peer.info.me for peer in waited_for}
         try:
             for peer in peers:
-                self._begin(peer)
-            self._schedule.run()
-            if any(peer.running for peer in self._peers.values()):
-                raise Deadlock(f"nothing is under way: {'; '.join(self._who_waits())}")
+                if peer.running is None:
+                    self._begin(peer)
+            # Where all nodes are waited for, messages that nobody reads any more arrive too.
+            some_go_on = self._limits is not None and len(self._limits) < len(self._peers)
+            self._schedule.run(lambda: some_go_on and not self._open)
+            if self._open:
+                raise Deadlock(f"nothing is under way: {'; '.join(who_waits(self._peers))}")
         except BaseException:
             for peer in self._peers.values():
                 peer.give_up()
             raise
 
     def _begin(self, peer: Peer) -> None:
-        info, rule = peer.info, peer.rule
+        info, rule, near = peer.info, peer.rule, peer.near
         turn = Turn(
             run=self._run,
             round=peer.round,
             me=info.me,
             lr=self._lr(peer.round),
-            peers_in=info.peers_in,
-            peers_out=info.peers_out,
-            w=peer.w,
+            peers_in=near.peers_in,
+            peers_out=near.peers_out,
+            w=near.w,
             nodes=info.nodes,
             batch=self._batches(info.me, peer.round),
         )
-        step: Step = ("resync", peer.num_resyncs) if self._until is None else ("turn", peer.round)
-        generator: Effects[None] = rule.resync(turn) if self._until is None else rule.turn(turn)
-        peer.running = Running(step, generator, rule.state())
+        job = dataclasses.replace(self._job, lr=turn.lr, key=turn.rng("fit"))
+        turn = dataclasses.replace(turn, job=job)
+        step: Step = ("resync", peer.num_resyncs) if self._limits is None else ("turn", peer.round)
+        generator: Effects[None] = rule.resync(turn) if self._limits is None else rule.turn(turn)
+        peer.running = Running(step, generator, rule.state(), near)
         self._answer(peer, peer.running, None)
 
     def _answer(self, peer: Peer, running: Running, value: object, delay_ns: int = 0) -> None:
@@ -154,8 +182,11 @@ class Memory:
         except StopIteration:
             peer.finish()
             self._sums.finished(running.step)
-            if self._until is not None and peer.round < self._until:
+            me = peer.info.me
+            if self._limits is not None and peer.round < self._limits.get(me, peer.round + 1):
                 self._begin(peer)
+            else:
+                self._open.discard(me)
         except RuleError as error:
             raise RuleError(f"{where}: {error}") from error
         except Exception as error:
@@ -163,17 +194,21 @@ class Memory:
             raise NodeFailed(f"{where}: {kind}: {error}; every node is back at its last finished turn") from error
 
     def _carry_out(self, peer: Peer, running: Running, effect: Effect) -> None:
-        if isinstance(effect, Compute):
-            self._answer(peer, running, peer.trainer.gradient(effect.at, effect.batch), peer.compute_ns)
-        elif isinstance(effect, Exchange):
+        if isinstance(effect, Exchange):
             self._exchange(peer, running, effect, f"tag {effect.tag!r}")
         elif isinstance(effect, Reduce):
             self._reduce(peer, running, effect, f"sum {effect.tag!r}")
-        else:
+        elif not isinstance(effect, Compute):
             raise RuleError(f"yielded a {type(effect).__name__}, which is no effect")
+        elif peer.trainer is None:
+            raise RuleError(f"asked for a {type(effect).__name__}, but this node has no Trainer")
+        else:
+            answer = ask(peer.trainer, effect)
+            self._watch(peer.info.me, peer.round, answer)
+            self._answer(peer, running, answer, peer.compute_ns * num_steps(answer))
 
     def _exchange(self, peer: Peer, running: Running, e: Exchange, where: str) -> None:
-        strangers = (e.out.keys() - peer.info.peers_out) | (e.expect - peer.info.peers_in)
+        strangers = (e.out.keys() - running.near.peers_out) | (e.expect - running.near.peers_in)
         twice = {j for j in e.out if (e.tag, j) in running.posted}
         twice |= {j for j in e.expect if (e.tag, j) in running.taken}
         quorum = len(e.expect) if e.quorum is None else e.quorum
@@ -185,42 +220,48 @@ class Memory:
             raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.expect)} expected nodes")
         copies = {id(message): sealed(message, where) for message in e.out.values()}
         for receiver in sorted(e.out):
-            self._post(peer, running.step, e.tag, receiver, *copies[id(e.out[receiver])])
-            running.posted.add((e.tag, receiver))
-        num_here = len(peer.arrived(running.step, e.tag, e.expect))
-        running.wait = wait = Wait(e.tag, e.expect, quorum, quorum - num_here)
-        if wait.num_missing <= 0:
+            mark: Mark | None = None
+            if e.stream:
+                number = running.num_streamed.get((e.tag, receiver), 0)
+                running.num_streamed[e.tag, receiver] = number + 1
+                mark = (running.step[1], number)
+            else:
+                running.posted.add((e.tag, receiver))
+            self._post(peer, running.step, e.tag, receiver, *copies[id(e.out[receiver])], mark)
+        running.wait = wait = Wait(e.tag, e.expect, quorum, e.stream)
+        wait.here.update(peer.arrived(running, wait))
+        if len(wait.here) >= quorum:
             self._end(peer, running, wait)
         elif e.within_s is not None:
             self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), lambda: self._end(peer, running, wait))
 
-    def _post(self, peer: Peer, step: Step, tag: str, receiver: NodeId, message: Message, num_bytes: int) -> None:
+    def _post(
+        self, peer: Peer, step: Step, tag: str, receiver: NodeId, message: Message, num_bytes: int, mark: Mark | None
+    ) -> None:
         me, there = peer.info.me, self._peers[receiver]
         self.counts.num_messages += 1
         self.counts.num_bytes += num_bytes
         arrival_ns = self._pipe(me, receiver).arrival_ns(self._schedule.now_ns, num_bytes)
         if self._world.loss:
             # A function of the message's name alone: neither timing nor a repeated turn changes what is lost.
-            draw = Key(f"{self._run}/loss/{self._world.seed}", step[1], me, receiver, f"{step[0]}/{tag}").uniform(1)[0]
+            name = f"{step[0]}/{tag}" if mark is None else f"{step[0]}/{tag}/{mark[1]}"
+            draw = Key(f"{self._run}/loss/{self._world.seed}", step[1], me, receiver, name).uniform(1)[0]
             if draw < self._world.loss:
                 self.counts.num_lost += 1
                 return
 
         def deliver() -> None:
-            if there.is_past(step):
-                self.counts.num_late += 1
-                return
-            box = there.inbox.setdefault((step, tag), {})
-            if me in box:
-                return
-            box[me] = message
+            kept = there.put(step, tag, me, message, mark)
+            self.counts.num_late += kept == "late"
             running = there.running
-            if running and running.step == step and isinstance(running.wait, Wait):
-                wait = running.wait
-                if wait.tag == tag and me in wait.expect:
-                    wait.num_missing -= 1
-                    if wait.num_missing == 0:
-                        self._end(there, running, wait)
+            if kept != "new" or running is None or not isinstance(running.wait, Wait):
+                return
+            wait = running.wait
+            same = wait.stream if mark is not None else not wait.stream and running.step == step
+            if same and wait.tag == tag and me in wait.expect:
+                wait.here.add(me)
+                if len(wait.here) >= wait.quorum:
+                    self._end(there, running, wait)
 
         self._schedule.at(arrival_ns, deliver)
 
@@ -231,15 +272,19 @@ class Memory:
 
     def _reduce(self, peer: Peer, running: Running, e: Reduce, where: str) -> None:
         me = peer.info.me
-        if e.group - self._peers.keys() or me not in e.group:
+        if (e.group | e.to) - self._peers.keys() or me not in e.group | e.to or not e.group or not e.to:
             raise RuleError(f"{where}: the group lacks {me}, or holds nodes that are not in this run")
         if e.tag in running.summed:
             raise RuleError(f"{where}: used twice in one turn; give each sum its own tag")
         running.summed.add(e.tag)
         shared, num_bytes = self._sums.join(me, running.step, e, where)
-        running.wait = WaitForSum(e.tag, e.group, shared.members)
-        self.counts.num_messages += 1
-        self.counts.num_bytes += num_bytes
+        if me in e.group:
+            self.counts.num_messages += 1
+            self.counts.num_bytes += num_bytes
+        if me in e.to:
+            running.wait = WaitForSum(e.tag, e.group, shared.members)
+        else:
+            self._answer(peer, running, None)
 
     def _deliver_sum(self, member: NodeId, step: Step, tag: str, result: Reduced) -> None:
         peer = self._peers[member]
@@ -252,23 +297,3 @@ class Memory:
         if edge not in self._pipes:
             self._pipes[edge] = Pipe(self._world.link_of.get(edge, self._world.link))
         return self._pipes[edge]
-
-    def _who_waits(self) -> list[str]:
-        lines: list[str] = []
-        awaited: set[NodeId] = set()
-        for me, peer in sorted(self._peers.items()):
-            if peer.running is None or peer.running.wait is None:
-                continue
-            step, wait = peer.running.step, peer.running.wait
-            if isinstance(wait, Wait):
-                missing = wait.expect - set(peer.arrived(step, wait.tag, wait.expect))
-                what = f"{wait.tag!r} from"
-            else:
-                missing = wait.group - wait.members
-                what = f"the sum {wait.tag!r} with"
-            awaited |= missing
-            lines.append(f"{me} in {step[0]} {step[1]} waits for {what} {', '.join(sorted(missing))}")
-        idle = sorted(me for me in awaited if self._peers[me].running is None)
-        if idle:
-            lines.append(f"{', '.join(idle)} finished")
-        return lines if len(lines) <= _MAX_NAMED else [*lines[:_MAX_NAMED], f"and {len(lines) - _MAX_NAMED} more"]

@@ -8,7 +8,8 @@ Stochastic Gradient Descent", NeurIPS 2017, Algorithm 1 ("paper"). "paper" compu
 steps first and averages then, which on the complete graph is synchronous SGD.
 
 Deviations: with `within_s` a peer goes on without neighbours that were not heard in time, and adds their weight to its
-own. Each row of W then still sums to 1, but the mean over all peers is no longer kept. No momentum.
+own. Each row of W then still sums to 1, but the mean over all peers is no longer kept. No momentum. Edges of one
+direction are fine where W is doubly stochastic, as in this project it is.
 Status: checked (mean and consensus on quadratics, synchronous SGD on the complete graph; the paper's own figures of
 accuracy were not repeated).
 """
@@ -39,7 +40,7 @@ class Peer:
         self._within_s = within_s
         lossy = within_s is not None
         self.traits = Traits(
-            tolerates_loss=lossy, per_edge_state=False, conserves=None if lossy else "mean", directed=False
+            tolerates_loss=lossy, per_edge_state=False, conserves=None if lossy else "mean", directed=True
         )
 
     def start(self, x: Params, node: NodeInfo) -> None:

@@ -1,4 +1,4 @@
-"""What undirected topologies share."""
+"""What topologies share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import numpy.typing as npt
 from tierline.core.errors import ConfigError
 
 Matrix = npt.NDArray[np.float64]
+
+
+class Static:
+    """A graph that stays the same."""
+
+    def period(self, n: int) -> int:
+        return 1
 
 
 def check_size(name: str, n: int) -> None:

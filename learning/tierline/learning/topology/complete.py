@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from tierline.learning.topology._graph import Matrix, check_size
+from tierline.learning.topology._graph import Matrix, Static, check_size
 
 
-class Complete:
+class Complete(Static):
     """Undirected complete graph."""
 
-    def mixing_matrix(self, n: int) -> Matrix:
+    def mixing_matrix(self, n: int, round: int = 0) -> Matrix:
         check_size("complete", n)
         return np.full((n, n), 1.0 / n)
 
-    def peers(self, n: int, i: int) -> tuple[int, ...]:
+    def peers_in(self, n: int, i: int, round: int = 0) -> tuple[int, ...]:
         check_size("complete", n)
         return tuple(j for j in range(n) if j != i)
+
+    peers_out = peers_in

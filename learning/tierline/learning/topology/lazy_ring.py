@@ -7,16 +7,18 @@ Status: checked (spectrum against the closed form).
 
 from __future__ import annotations
 
-from tierline.learning.topology._graph import Matrix, check_size, ring_matrix, ring_peers
+from tierline.learning.topology._graph import Matrix, Static, check_size, ring_matrix, ring_peers
 
 
-class LazyRing:
+class LazyRing(Static):
     """Undirected ring with a heavy self weight."""
 
-    def mixing_matrix(self, n: int) -> Matrix:
+    def mixing_matrix(self, n: int, round: int = 0) -> Matrix:
         check_size("lazy_ring", n)
         return ring_matrix(n, 1.0 / 6.0)
 
-    def peers(self, n: int, i: int) -> tuple[int, ...]:
+    def peers_in(self, n: int, i: int, round: int = 0) -> tuple[int, ...]:
         check_size("lazy_ring", n)
         return ring_peers(n, i)
+
+    peers_out = peers_in
