@@ -6,8 +6,13 @@
 
 #if TL_GPU
 #define TL_DITHER_BLOCK 4
+// A bound that is known, so that the loop unrolls and the dither stays in registers.
+#define TL_DITHER_EACH(k, num)                                                                                        \
+    for (tl_i32 k = 0; k < TL_DITHER_BLOCK; ++k)                                                                      \
+        if (k < (num))
 #else
 #define TL_DITHER_BLOCK 1024
+#define TL_DITHER_EACH(k, num) for (tl_i32 k = 0; k < (num); ++k)
 #endif
 
 // Dither of values `first` and up, which is a multiple of 4: uniform in [-1/2, 1/2).
@@ -35,7 +40,7 @@ TL_ENTRY(tl_dithered_symbols)(const float *x, const tl_u8 *coded, tl_u8 *symbols
             float scale;
             memcpy(&scale, coded + b * stride, sizeof scale);
             float inverse = tl_scaled_inverse(scale);
-            for (tl_i32 k = 0; k < num; ++k) {
+            TL_DITHER_EACH(k, num) {
                 // The addition leaves the nearest integer, ties to even, in the low bits of the sum.
                 tl_i32 level = tl_bits(row[k] * inverse + dither[k] + 12582912.0f) - 0x4b400000;
                 out[k] = (tl_u8)(tl_min(tl_max(level, -most), most) + most);
@@ -58,7 +63,7 @@ TL_ENTRY(tl_dithered_values)(const tl_u8 *symbols, const tl_u8 *coded, float *x,
             tl_i32 wrong;
             float scale = tl_scaled_scale(coded + b * stride, (float)most, &wrong);
             if (wrong) TL_OR_INTO(bad, 1);
-            for (tl_i32 k = 0; k < num; ++k) row[k] = scale * ((float)((tl_i32)in[k] - most) - dither[k]);
+            TL_DITHER_EACH(k, num) row[k] = scale * ((float)((tl_i32)in[k] - most) - dither[k]);
         }
     }
 }
