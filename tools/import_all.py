@@ -14,6 +14,7 @@ import sys
 PACKAGES = ("v1", "kernels", "core", "learning", "edge", "cloud", "cli")
 # Modules named after a framework. tierline.models is one as a whole and is not in the list above.
 ADAPTERS = {
+    "tierline.core.codec.zstd",
     "tierline.core.engine.torch",
     "tierline.core.engine.reference",
     "tierline.core.engine._onnx",

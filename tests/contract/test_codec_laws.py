@@ -4,37 +4,70 @@ takes no others, in `alphabet`."""
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
+from codec_mutants import mutant, plain_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tierline.core import catalog
 from tierline.core.coding import codec_for
-from tierline.core.errors import CorruptPayload, ShapeMismatch, UnknownCodec
+from tierline.core.errors import CodecError, CorruptPayload, ShapeMismatch, UnknownCodec
 from tierline.core.types import Payload, TensorSpec
 
 NAMES = catalog.names("codec")
-OPTIONS = (
-    "affine:1",
-    "affine:3",
-    "affine:4",
-    "dithered:3",
-    "float8_e4m3:row",
-    "radix:100",
-    "affine:4:per=channel",
-    "affine:range=percentile:percent=80",
-    "affine:2:per=channel:range=mse",
-    "affine:3:per=channel:range=percentile:percent=60:rounding=stochastic",
-)
+OPTIONS = ("affine:1", "affine:3", "affine:4", "dithered:3", "float8_e4m3:row", "radix:100")
 """Tokens beside the defaults: options and compositions that have a byte layout of their own."""
-TOKENS = (*NAMES, *OPTIONS)
-CASES = [(token, dtype) for token in TOKENS for dtype in codec_for(token).dtypes]
-SHAPES = [(), (1,), (5,), (0,), (4, 8, 8), (3, 7)]
+COMPOSED = (
+    "sparse_bitmap+affine:4",
+    "sparse_bitmap+affine:4+zstd",
+    "sparse_bitmap+bitplane",
+    "sparse_bitmap+float8_e4m3:row",
+    "topk:0.4+dithered:3",
+    "affine:3+cabac",
+    "bitplane+cabac",
+    "topk:0.4+float16",
+    "topk:0.9+affine:4",
+    "topk:count=3",
+    "webp:lossless=1",
+)
+TOKENS = tuple(dict.fromkeys((*map(plain_token, NAMES), *OPTIONS, *COMPOSED)))
+SHAPES = [(), (1,), (5,), (0,), (4, 8, 8), (3, 7), (3, 9, 5), (1, 1, 17)]
 quick = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+
+
+def takes(token: str, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a codec has a place for rows of this dtype and shape; image codecs are particular."""
+    codec = codec_for(token)
+    if dtype not in codec.dtypes:
+        return False
+    try:
+        codec.size_bounds(TensorSpec(dtype, shape))
+    except ShapeMismatch:
+        return False
+    return True
+
+
+def first_shape(token: str, dtype: str) -> tuple[int, ...]:
+    """A shape with some values that the codec takes."""
+    return next(shape for shape in [(3, 7), (3, 9, 5)] if takes(token, dtype, shape))
+
+
+def spec_of(token: str) -> TensorSpec:
+    dtype = codec_for(token).dtypes[0]
+    return TensorSpec(dtype, first_shape(token, dtype))
+
+
+CASES = [(token, dtype) for token in TOKENS for dtype in codec_for(token).dtypes]
+ROUND_TRIPS = [(t, d, s) for t, d in CASES for s in SHAPES if takes(t, d, s)]
+BY_ROWS = [(token, dtype) for token, dtype in CASES if codec_for(token).role != "bytes"]
+FLOATS = [token for token, dtype in CASES if dtype == "float32"]
 
 
 def within(token: str, x_B: np.ndarray) -> np.ndarray:
@@ -63,8 +96,7 @@ def error_of(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.max(np.abs(x.astype(np.float64) - y.astype(np.float64)), initial=0.0))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "dtype", "shape"), ROUND_TRIPS, ids=str)
 def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shape: tuple[int, ...]) -> None:
     codec, spec = codec_for(name), TensorSpec(dtype, shape)
     for num_rows in (0, 1, 3):
@@ -85,20 +117,28 @@ def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shap
         assert (codec.max_error(x_B) > 0.0) or np.array_equal(x_B, decoded)
 
 
-@pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "dtype"), BY_ROWS)
 def test_batch_equals_single_rows_one_after_the_other(name: str, dtype: str) -> None:
-    codec, x_B = codec_for(name), batch(name, dtype, 5, (3, 7))
+    codec, x_B = codec_for(name), batch(name, dtype, 5, first_shape(name, dtype))
     singles = [codec.encode(x_B[i : i + 1]).data for i in range(5)]
     assert codec.encode(x_B).data == b"".join(singles)
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_values_of_a_batch_equal_those_of_single_rows(name: str, dtype: str) -> None:
+    codec, spec = codec_for(name), TensorSpec(dtype, first_shape(name, dtype))
+    x_B = batch(name, dtype, 5, spec.shape)
+    singles = [codec.decode(codec.encode(x_B[i : i + 1]), spec) for i in range(5)]
+    assert np.array_equal(codec.decode(codec.encode(x_B), spec), np.concatenate(singles))
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
-    codec, x_B = codec_for(name), batch(name, dtype, 4, (6, 5))
+    codec, x_B = codec_for(name), batch(name, dtype, 4, first_shape(name, dtype))
     expected = codec.encode(x_B).data
     assert codec.encode(np.asfortranarray(x_B)).data == expected
     assert codec.encode(x_B[::-1][::-1]).data == expected
-    assert codec.encode(np.repeat(x_B, 2, axis=2)[:, :, ::2]).data == expected
+    assert codec.encode(np.repeat(x_B, 2, axis=-1)[..., ::2]).data == expected
     read_only = x_B.copy()
     read_only.setflags(write=False)
     assert codec.encode(read_only).data == expected
@@ -106,13 +146,13 @@ def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_encoding_is_deterministic_for_a_seed_and_leaves_its_input_alone(name: str) -> None:
-    codec, x_B = codec_for(name), batch(name, "float32", 3, (9,))
+    codec, x_B = codec_for(name), batch(name, spec_of(name).dtype, 3, spec_of(name).shape)
     before = x_B.copy()
     assert codec.encode(x_B, seed=5) == codec.encode(x_B, seed=5)
     assert np.array_equal(x_B, before)
 
 
-@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("name", FLOATS)
 @quick
 @given(
     x_B=hnp.arrays(
@@ -128,12 +168,30 @@ def test_error_stays_within_max_error_for_any_finite_floats(name: str, x_B: np.n
     assert math.isinf(bound) or error_of(x_B, decoded) <= bound
 
 
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+def test_values_that_are_not_finite_are_kept_or_refused(name: str, bad: float) -> None:
+    codec, x_B = codec_for(name), batch(name, "float32", 3, (3, 7))
+    x_B[1, 2, 3:5] = bad
+    try:
+        payload = codec.encode(x_B)
+    except CodecError:
+        return
+    decoded = codec.decode(payload, TensorSpec("float32", (3, 7)))
+    if decoded[1, 2, 3] in (-1.0, 1.0) and "bitplane" in name:
+        assert decoded[1, 2, 3] == np.sign(bad)  # its policy: an infinity keeps its sign, which is all it keeps
+        return
+    assert np.array_equal(decoded[1, 2, 3:5], x_B[1, 2, 3:5], equal_nan=True)
+    assert np.isfinite(decoded).sum() == x_B.size - 2
+
+
 @pytest.mark.parametrize("name", TOKENS)
 def test_an_out_that_does_not_fit_is_refused(name: str) -> None:
-    codec, spec = codec_for(name), TensorSpec("float32", (6,))
-    payload = codec.encode(batch(name, "float32", 2, (6,)))
-    wide = np.empty((2, 12), np.float32)
-    for out in (np.empty((3, 6), np.float32), np.empty((2, 6)), wide[:, ::2]):
+    codec, spec = codec_for(name), spec_of(name)
+    payload = codec.encode(batch(name, spec.dtype, 2, spec.shape))
+    shape = (2, *spec.shape)
+    wide = np.empty((*shape[:-1], 2 * shape[-1]), spec.dtype)
+    for out in (np.empty((3, *spec.shape), spec.dtype), np.empty(shape), wide[..., ::2]):
         with pytest.raises(ShapeMismatch, match="out"):
             codec.decode(payload, spec, out=out)
 
@@ -141,41 +199,42 @@ def test_an_out_that_does_not_fit_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", TOKENS)
 @pytest.mark.parametrize("dtype", ["float64", "complex64", "uint16", ">f4"])
 def test_other_dtypes_are_refused(name: str, dtype: str) -> None:
-    with pytest.raises(ShapeMismatch, match=name):
-        codec_for(name).encode(np.zeros((1, 4), dtype))
+    with pytest.raises(ShapeMismatch, match=re.escape(name.split("+")[0])):
+        codec_for(name).encode(np.zeros((1, *spec_of(name).shape), dtype))
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_a_scalar_is_no_batch(name: str) -> None:
-    with pytest.raises(ShapeMismatch, match=name):
-        codec_for(name).encode(np.float32(1).reshape(()))
+    with pytest.raises(ShapeMismatch, match=re.escape(name.split("+")[0])):
+        codec_for(name).encode(np.ones((), spec_of(name).dtype))
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_truncated_and_padded_data_is_corrupt(name: str) -> None:
-    codec, spec = codec_for(name), TensorSpec("float32", (3, 7))
-    good = codec.encode(batch(name, "float32", 2, (3, 7)))
+    codec, spec = codec_for(name), spec_of(name)
+    good = codec.encode(batch(name, spec.dtype, 2, spec.shape))
     for data in (b"", good.data[:-1], good.data + b"\0", good.data * 2):
-        with pytest.raises(CorruptPayload, match=name):
-            codec.decode(Payload(name, "float32", good.shape, data), spec)
+        with pytest.raises(CorruptPayload, match=re.escape(name.split("+")[0])):
+            codec.decode(replace(good, data=data), spec)
 
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_headers_that_were_not_agreed_are_corrupt(name: str) -> None:
-    codec, spec = codec_for(name), TensorSpec("float32", (4,))
-    good = codec.encode(batch(name, "float32", 2, (4,)))
+    codec, spec = codec_for(name), spec_of(name)
+    good = codec.encode(batch(name, spec.dtype, 2, spec.shape))
+    num_values = math.prod(spec.shape)
     wrong = [
-        Payload("other", "float32", good.shape, good.data),
-        Payload(name, "float64", good.shape, good.data),
-        Payload(name, "int8", good.shape, good.data),
-        Payload(name, "float32", (), good.data),
-        Payload(name, "float32", (4,), good.data),
-        Payload(name, "float32", (2, 5), good.data),
-        Payload(name, "float32", (2, 2, 2), good.data),
-        Payload(name, "float32", (-2, 4), good.data),
+        replace(good, codec="other"),
+        replace(good, dtype="float64"),
+        replace(good, dtype="int16"),
+        replace(good, shape=()),
+        replace(good, shape=spec.shape),
+        replace(good, shape=(2, num_values)),
+        replace(good, shape=(2, *spec.shape[:-1], spec.shape[-1] + 1)),
+        replace(good, shape=(-2, *spec.shape)),
     ]
     for payload in wrong:
-        with pytest.raises(CorruptPayload, match=name):
+        with pytest.raises(CorruptPayload, match=re.escape(name)):
             codec.decode(payload, spec)
     with pytest.raises(CorruptPayload, match="at most 1"):
         codec.decode(good, spec, max_rows=1)
@@ -183,17 +242,15 @@ def test_headers_that_were_not_agreed_are_corrupt(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_a_huge_claim_allocates_nothing(name: str) -> None:
-    codec = codec_for(name)
-    big = 1 << 40
+    codec, spec, big = codec_for(name), spec_of(name), 1 << 40
+    side = 1 << 11 if len(spec.shape) == 3 else 1 << 20
+    wide = TensorSpec(spec.dtype, (*spec.shape[:-1], side))
     tracemalloc.start()
     try:
-        for payload, spec, max_rows in (
-            (Payload(name, "float32", (big, 4), b"x" * 64), TensorSpec("float32", (4,)), 4096),
-            (Payload(name, "float32", (4096, 1 << 20), b"x" * 64), TensorSpec("float32", (1 << 20,)), 4096),
-            (Payload(name, "float32", (big, 4), b"x" * 64), TensorSpec("float32", (4,)), big),
-        ):
+        for num_rows, limit, max_rows in ((big, spec, 4096), (4096, wide, 4096), (big, spec, big)):
+            payload = Payload(name, spec.dtype, (num_rows, *limit.shape), b"x" * 64)
             with pytest.raises(CorruptPayload):
-                codec.decode(payload, spec, max_rows=max_rows)
+                codec.decode(payload, limit, max_rows=max_rows)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -207,22 +264,38 @@ dimension = st.integers(-3, 9) | st.integers(-(1 << 70), 1 << 70)
 @quick
 @given(data=st.data())
 def test_hostile_payloads_decode_or_raise_the_documented_errors(name: str, data: st.DataObject) -> None:
-    codec = codec_for(name)
-    spec = TensorSpec("float32", data.draw(st.sampled_from([(), (0,), (3,), (2, 4)])))
+    codec, own = codec_for(name), spec_of(name).dtype
+    shapes = [shape for shape in [(), (0,), (3,), (2, 4), (3, 9, 5)] if takes(name, own, shape)]
+    spec = TensorSpec(own, data.draw(st.sampled_from(shapes)))
     shape = data.draw(
         st.builds(lambda n: (n, *spec.shape), dimension) | st.lists(dimension, max_size=4).map(tuple), label="shape"
     )
     num_rows = shape[0] if shape and 0 <= shape[0] <= 9 else 1
     low, high = codec.size_bounds(spec, num_rows)
-    raw = data.draw(st.binary(min_size=low, max_size=high) | st.binary(max_size=200), label="bytes")
+    raw = data.draw(st.binary(min_size=low, max_size=min(high, low + 300)) | st.binary(max_size=200), label="bytes")
     token = data.draw(st.sampled_from([name, "", "raw", "\ud800"]))
-    dtype = data.draw(st.sampled_from(["float32", "float16", "", "O"]))
-    params = data.draw(st.sampled_from([codec.encode(batch(name, "float32", 1, spec.shape)).params, {}, {"seed": 0.5}]))
+    dtype = data.draw(st.sampled_from([own, "float16", "", "O"]))
+    params = data.draw(st.sampled_from([codec.encode(batch(name, own, 1, spec.shape)).params, {}, {"seed": 0.5}]))
     payload = Payload(token, dtype, shape, raw, params)
     try:
         decoded = codec.decode(payload, spec)
     except (CorruptPayload, UnknownCodec):
         return
     assert decoded.shape == shape
-    assert decoded.dtype == np.float32
+    assert decoded.dtype == np.dtype(own)
     assert len(raw) <= high
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_damaged_payloads_decode_or_are_corrupt(name: str) -> None:
+    """A slice of what benchmarks/fuzz_codecs.py does a million times."""
+    codec, spec = codec_for(name), spec_of(name)
+    good = codec.encode(batch(name, spec.dtype, 3, spec.shape))
+    for seed in range(60):
+        data = mutant([good.data], Random(seed))
+        try:
+            decoded = codec.decode(replace(good, data=data), spec)
+        except CorruptPayload:
+            continue
+        assert decoded.shape == (3, *spec.shape)
+        assert len(data) <= codec.size_bounds(spec, 3)[1]

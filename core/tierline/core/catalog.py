@@ -56,6 +56,16 @@ def load(room: str, name: str, part: str | None = None) -> type[Any]:
     return next(iter(classes.values()))
 
 
+@cache
+def is_usable(room: str, name: str) -> bool:
+    """Whether the packages that an algorithm needs are installed."""
+    try:
+        load(room, name)
+    except MissingDependency:
+        return False
+    return True
+
+
 def parts(room: str, name: str) -> dict[str, type[Any]]:
     """The public classes of one algorithm's file, by name. Raises ConfigError naming the nearest valid name."""
     module = _import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)

@@ -81,8 +81,8 @@ def _class(name: str) -> type[Any]:
 def _make(stage: str, inner: Codec | None) -> Codec:
     name, *words = stage.split(":")
     cls = _class(name)
-    parameters = inspect.signature(cls).parameters.values()
-    types = {p.name: type(p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    parameters = [p for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    types = {p.name: type(p.default) for p in parameters}
     options: dict[str, Any] = {}
     for at, word in enumerate(words):
         key, _, value = word.rpartition("=")

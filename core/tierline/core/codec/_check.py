@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-from tierline.core.errors import CorruptPayload, ShapeMismatch
+from tierline.core.errors import ConfigError, CorruptPayload, ShapeMismatch
+from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 
 FLOAT32 = np.dtype(np.float32)
@@ -19,6 +21,15 @@ def check_floats(x_B: Array, codec: str) -> None:
     """Raise ShapeMismatch for another dtype than float32 or a scalar."""
     if x_B.dtype != FLOAT32 or x_B.ndim == 0:
         raise ShapeMismatch(f"{codec}: takes a batch of float32, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
+
+
+class CodeRows(NamedTuple):
+    """Layout of a codec whose rows are a head and then V codes of equal width: its attribute `code_rows`."""
+
+    head_bytes: int
+    bits: int
+    high_first: bool = False
+    """Code 0 is in the most significant bits of its byte; otherwise codes are one little-endian stream of bits."""
 
 
 def float_rows(x_B: Array, codec: str) -> Array:
@@ -65,3 +76,35 @@ def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
             f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
         )
     return out
+
+
+def check_between(payload: Payload, smallest: int, largest: int) -> None:
+    """Raise CorruptPayload unless the data has a length that an encoder can have written."""
+    if not smallest <= len(payload.data) <= largest:
+        raise CorruptPayload(
+            f"{payload.codec}: {len(payload.data)} bytes of data, its shape allows {smallest} to {largest}"
+        )
+
+
+def exact_inner(inner: Codec, name: str) -> Codec:
+    """`inner`, if it codes float32 rows in a size that follows from their length. Raises ConfigError otherwise."""
+    for num_values in (1, 9, 64):
+        if "float32" in inner.dtypes:
+            smallest, largest = inner.size_bounds(TensorSpec("float32", (num_values,)))
+            if smallest == largest:
+                continue
+        raise ConfigError(
+            f"{name} cannot wrap {inner.token!r}, whose size does not follow from the number of float32 values; "
+            "wrap raw, float16 or affine, and put codecs that pack bytes last"
+        )
+    return inner
+
+
+def inner_bytes(inner: Codec, num_values: int) -> int:
+    """What `inner` writes for one row of so many values: nothing for none."""
+    return inner.size_bounds(TensorSpec("float32", (num_values,)))[0] if num_values else 0
+
+
+def wrapped_token(stage: str, inner: Codec) -> str:
+    """Token of a select stage before what it wraps; `raw` goes without saying."""
+    return stage if inner.token == "raw" else f"{stage}+{inner.token}"

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import FLOAT32, check_floats, check_head, check_length, result
+from tierline.core.codec._check import FLOAT32, CodeRows, check_floats, check_head, check_length, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -25,6 +25,7 @@ class Bitplane:
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     role: ClassVar[str] = "values"
     token: ClassVar[str] = "bitplane"
+    code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         if x_B.dtype is not FLOAT32 or not x_B.ndim:  # the usual case costs no call: a small map takes as long as ten

@@ -30,6 +30,7 @@ typedef unsigned char tl_u8;
 #define TL_MAX_INTO(place, value) tl_warp_max_into((place), (value))
 #define TL_OR_INTO(place, value) atomicOr((place), (value))
 #define TL_TILE 8
+#define TL_ADD_INTO(place, value) atomicAdd((place), (value))
 #else
 #define TL_INLINE static inline __attribute__((always_inline))
 // One portable library: the loader picks the widest clone that this processor has. Elsewhere the baseline serves.
@@ -57,6 +58,7 @@ typedef unsigned char tl_u8;
 // Values that one turn of a column loop takes where codes are narrower than a byte; a multiple of 8. On a CPU two short
 // loops over a tile in the first-level cache vectorise where one long loop would not.
 #define TL_TILE 512
+#define TL_ADD_INTO(place, value) (*(place) += (value))
 #endif
 
 TL_INLINE tl_i32 tl_min(tl_i32 a, tl_i32 b) { return a < b ? a : b; }

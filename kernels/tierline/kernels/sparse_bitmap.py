@@ -1,0 +1,90 @@
+"""`numpy.sparse_bitmap`, compiled: same functions, same bytes."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from tierline.kernels.library import address, bind
+from tierline.kernels.numpy import sparse_bitmap as oracle
+from tierline.kernels.numpy.sparse_bitmap import Bytes, Counts, Floats, padding_is_clear, row_bytes
+
+__all__ = ["count", "gather", "mark", "padding_is_clear", "row_bytes", "scatter"]
+
+BLOCK_VALUES = 512
+"""Of one independent piece of a row, as in the header."""
+SLACK_VALUES = 16
+"""Behind gathered values, which kernels write and read but nobody uses."""
+
+
+def mark(x_BV: Floats) -> Bytes:
+    """See `numpy.sparse_bitmap.mark`."""
+    lib = _compiled()
+    if lib is None or x_BV.size == 0:
+        return oracle.mark(x_BV)
+    x_BV = np.ascontiguousarray(x_BV)
+    bitmap_BP = np.empty((len(x_BV), row_bytes(x_BV.shape[1])), np.uint8)
+    lib.tl_sparse_mark(address(x_BV), address(bitmap_BP), *x_BV.shape)
+    return bitmap_BP
+
+
+def count(bitmap_BP: Bytes) -> Counts:
+    """See `numpy.sparse_bitmap.count`."""
+    lib = _compiled()
+    if lib is None or bitmap_BP.size == 0:
+        return oracle.count(bitmap_BP)
+    num_set_B: Counts = _block_counts(lib, np.ascontiguousarray(bitmap_BP)).sum(axis=1)
+    return num_set_B
+
+
+def gather(x_BV: Floats, bitmap_BP: Bytes) -> Floats:
+    """See `numpy.sparse_bitmap.gather`."""
+    lib = _compiled()
+    if lib is None or x_BV.size == 0:
+        return oracle.gather(x_BV, bitmap_BP)
+    x_BV, bitmap_BP = np.ascontiguousarray(x_BV), np.ascontiguousarray(bitmap_BP)
+    starts, num_chosen = _starts(lib, bitmap_BP)
+    values = np.empty(num_chosen + SLACK_VALUES, np.float32)
+    lib.tl_sparse_gather(address(x_BV), address(bitmap_BP), address(starts), address(values), *x_BV.shape)
+    return values[:num_chosen]
+
+
+def scatter(values: Floats, bitmap_BP: Bytes, x_BV: Floats) -> None:
+    """See `numpy.sparse_bitmap.scatter`; `x_BV` must be contiguous, padding bits clear."""
+    lib = _compiled()
+    if lib is None or x_BV.size == 0:
+        oracle.scatter(values, bitmap_BP, x_BV)
+        return
+    bitmap_BP = np.ascontiguousarray(bitmap_BP)
+    starts, num_chosen = _starts(lib, bitmap_BP)
+    if num_chosen != len(values):
+        raise ValueError(f"{len(values)} values for {num_chosen} set bits")
+    padded = np.zeros(num_chosen + SLACK_VALUES, np.float32)
+    padded[:num_chosen] = values
+    lib.tl_sparse_scatter(address(padded), address(bitmap_BP), address(starts), address(x_BV), *x_BV.shape)
+
+
+def _starts(lib: SimpleNamespace, bitmap_BP: Bytes) -> tuple[Counts, int]:
+    """Where each block's values start, and how many values there are."""
+    counts = _block_counts(lib, bitmap_BP).reshape(-1)
+    ends = np.cumsum(counts)
+    return ends - counts, int(ends[-1])
+
+
+def _block_counts(lib: SimpleNamespace, bitmap_BP: Bytes) -> Counts:
+    num_rows, num_bytes = bitmap_BP.shape
+    counts_BK = np.empty((num_rows, -(-num_bytes * 8 // BLOCK_VALUES)), np.int64)
+    lib.tl_sparse_count(address(bitmap_BP), address(counts_BK), num_rows, 8 * num_bytes)
+    return counts_BK
+
+
+@cache
+def _compiled() -> SimpleNamespace | None:
+    return bind(
+        tl_sparse_mark="ppnn",
+        tl_sparse_count="ppnn",
+        tl_sparse_gather="ppppnn",
+        tl_sparse_scatter="ppppnn",
+    )

@@ -1,0 +1,149 @@
+// `sparse_bitmap` and what `topk` shares with it: a bit per value, first value in the most significant bit, and the
+// values whose bit is set, close together. The oracle is numpy/sparse_bitmap.py.
+#pragma once
+#include "tl.h"
+#if !TL_GPU && defined(__x86_64__) && defined(__gnu_linux__)
+#define TL_SPARSE_AVX512 1
+#include <immintrin.h>
+#else
+#define TL_SPARSE_AVX512 0
+#endif
+
+// Bitmaps are walked in blocks of 64 bytes, 512 values. Blocks are independent once it is known where each one's
+// values start, which is a running sum of their counts.
+TL_INLINE tl_i64 tl_sparse_num_blocks(tl_i64 num_values) { return (num_values + 511) / 512; }
+
+TL_INLINE tl_i32 tl_ones(tl_u32 byte) {
+    byte -= (byte >> 1) & 0x55u;
+    byte = (byte & 0x33u) + ((byte >> 2) & 0x33u);
+    return (tl_i32)((byte + (byte >> 4)) & 0x0fu);
+}
+
+// Each column is one byte of 8 values: 1 where a value is neither +0 nor -0, so also for NaN. Padding bits are 0.
+TL_ENTRY(tl_sparse_mark)(const float *x, tl_u8 *bitmap, tl_i64 num_rows, tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8;
+    TL_ROWS(b, num_rows) {
+        const float *row = x + b * num_values;
+        TL_COLS(j, num_bytes) {
+            tl_i64 first = 8 * j, num = num_values - first < 8 ? num_values - first : 8;
+            tl_u32 byte = 0;
+            for (tl_i64 k = 0; k < num; ++k) byte |= (tl_u32)(row[first + k] != 0.0f) << (7 - k);
+            bitmap[b * num_bytes + j] = (tl_u8)byte;
+        }
+    }
+}
+
+// Set bits of each block.
+TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_bytes - 64 * block < 64 ? num_bytes - 64 * block : 64;
+            tl_i32 count = 0;
+            for (tl_i64 j = 0; j < num; ++j) count += tl_ones(bytes[j]);
+            counts[b * num_blocks + block] = count;
+        }
+    }
+}
+
+#if TL_SPARSE_AVX512
+// 64 bits of a bitmap with value i in bit i: bytes keep their order, the bits of each are turned round.
+TL_INLINE tl_u64 tl_sparse_word(const tl_u8 *bytes) {
+    tl_u64 word;
+    memcpy(&word, bytes, sizeof word);
+    word = ((word >> 1) & 0x5555555555555555u) | ((word & 0x5555555555555555u) << 1);
+    word = ((word >> 2) & 0x3333333333333333u) | ((word & 0x3333333333333333u) << 2);
+    return ((word >> 4) & 0x0f0f0f0f0f0f0f0fu) | ((word & 0x0f0f0f0f0f0f0f0fu) << 4);
+}
+
+// Gathers whole groups of 64 values and says how many values that were; 16 are written at once.
+__attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_gather_wide(const float *in, const tl_u8 *bytes,
+                                                                              tl_i64 num, float **out) {
+    float *to = *out;
+    tl_i64 i = 0;
+    for (; i + 64 <= num; i += 64) {
+        tl_u64 word = tl_sparse_word(bytes + i / 8);
+        for (tl_i32 k = 0; k < 64; k += 16) {
+            __mmask16 mask = (__mmask16)(word >> k);
+            _mm512_storeu_ps(to, _mm512_maskz_compress_ps(mask, _mm512_loadu_ps(in + i + k)));
+            to += __builtin_popcount(mask);
+        }
+    }
+    *out = to;
+    return i;
+}
+
+__attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_scatter_wide(float *out, const tl_u8 *bytes,
+                                                                               tl_i64 num, const float **in) {
+    const float *from = *in;
+    tl_i64 i = 0;
+    for (; i + 64 <= num; i += 64) {
+        tl_u64 word = tl_sparse_word(bytes + i / 8);
+        for (tl_i32 k = 0; k < 64; k += 16) {
+            __mmask16 mask = (__mmask16)(word >> k);
+            _mm512_storeu_ps(out + i + k, _mm512_maskz_expand_ps(mask, _mm512_loadu_ps(from)));
+            from += __builtin_popcount(mask);
+        }
+    }
+    *in = from;
+    return i;
+}
+#endif
+
+// The values whose bit is set; starts holds where each block's go. On a CPU every value is written and only marked ones
+// advance, which needs no branch: `values` has room for 16 more than there are.
+TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *starts, float *values, tl_i64 num_rows,
+                           tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+#if TL_SPARSE_AVX512
+    bool wide = __builtin_cpu_supports("avx512f");
+#endif
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            const float *in = x + b * num_values + 512 * block;
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
+            float *out = values + starts[b * num_blocks + block];
+            tl_i64 i = 0;
+#if TL_SPARSE_AVX512
+            if (wide) i = tl_sparse_gather_wide(in, bytes, num, &out);
+#endif
+            for (; i < num; ++i) {
+                tl_u32 bit = ((tl_u32)bytes[i / 8] >> (7 - i % 8)) & 1u;
+#if TL_GPU
+                if (bit) *out = in[i];
+#else
+                *out = in[i];
+#endif
+                out += bit;
+            }
+        }
+    }
+}
+
+// The next value where a bit is set, +0 elsewhere. `values` has 16 more than there are bits, read but not used.
+TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i64 *starts, float *x, tl_i64 num_rows,
+                            tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+#if TL_SPARSE_AVX512
+    bool wide = __builtin_cpu_supports("avx512f");
+#endif
+    TL_ROWS(b, num_rows) {
+        TL_COLS(block, num_blocks) {
+            float *out = x + b * num_values + 512 * block;
+            const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
+            tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
+            const float *in = values + starts[b * num_blocks + block];
+            tl_i64 i = 0;
+#if TL_SPARSE_AVX512
+            if (wide) i = tl_sparse_scatter_wide(out, bytes, num, &in);
+#endif
+            for (; i < num; ++i) {
+                tl_i32 bit = ((tl_i32)bytes[i / 8] >> (7 - i % 8)) & 1;
+                out[i] = tl_float(tl_bits(*in) & -bit);
+                in += bit;
+            }
+        }
+    }
+}
