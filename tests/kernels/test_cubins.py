@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_every_target_within_registers_and_without_spills(arch: str) -> None:
 def test_every_header_compiles_alone(chain: Toolchain, name: str) -> None:
     image, _ = chain.compile(f'#include "{name}"\n', headers(), "sm_87", FLAGS)
     assert image[:4] == b"\x7fELF"
+
+
+def test_no_function_is_the_hosts_alone() -> None:
+    """NVRTC refuses such functions, nvcc does not: every one says where it runs, or is left out for a GPU."""
+    try:
+        cxx = build.compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    command = [cxx, "-E", "-P", "-x", "c++", "-D__CUDACC__", "-I", str(build.SOURCE), "-"]
+    unit = build.translation_unit()
+    done = subprocess.run(command, input=unit, capture_output=True, text=True, timeout=60, check=True)
+    heads = [line for line in done.stdout.splitlines() if re.match(r"[a-z_].*\(", line)]
+    assert len(heads) > 10
+    assert [line for line in heads if not re.match(r'__device__|extern "C" __global__', line)] == []
 
 
 def test_no_multiply_is_contracted_with_an_add() -> None:

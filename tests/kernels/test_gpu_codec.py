@@ -188,10 +188,11 @@ def test_warmup_measures_once_and_later_processes_read_it(
     assert len(grids) == 4 + 4 + 1  # encode, and a warm-up that measures nothing
 
 
-def test_a_broken_file_of_launches_is_measured_anew(cache: Path, gpu: Device, affine8: Codec) -> None:
+@pytest.mark.parametrize("content", ['{"x": 3}', '{"x": [40, 2]}', '{"x": [64]', "[]"])
+def test_a_broken_file_of_launches_is_measured_anew(cache: Path, gpu: Device, affine8: Codec, content: str) -> None:
     affine8.warmup((1, 9))
     (path,) = (cache / "kernels").glob("launch-*.json")
-    path.write_text('{"x": 3}')
+    path.write_text(content)
     with closing(Codec("affine", gpu)) as again:
         again.warmup((1, 9))
     assert "x" not in json.loads(path.read_text())

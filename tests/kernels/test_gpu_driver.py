@@ -82,6 +82,8 @@ def test_an_array_of_another_context_is_refused(mock_driver: Path) -> None:
 
 
 def test_a_failure_leaves_the_callers_context_as_it_was(gpu: Device) -> None:
+    if gpu.name != "Mock (a CPU)":
+        pytest.skip("torch may have made a context current here")
     with pytest.raises(CudaError), gpu.current():
         gpu.driver.handle("cuMemAlloc_v2", 0)
     with pytest.raises(CudaError):  # nothing is current: there is nothing to pop

@@ -29,7 +29,7 @@ class Recorder:
         self._sizes: dict[int, int] = {}
 
     def install(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Modules reach arrays through `address` or `pointer`, give bytes as they are, and find entries through `_compiled`."""
+        """Modules reach arrays by `address` or `pointer`, give bytes as they are, and find entries by `_compiled`."""
         entries = SimpleNamespace(**{name: self._entry(name, e) for name, e in vars(module._compiled()).items()})
         monkeypatch.setattr(module, "_compiled", lambda: entries)
         for name in {"address", "pointer"} & vars(module).keys():

@@ -37,6 +37,7 @@ static inline float __int_as_float(int bits) {
 static inline int atomicMin(int *place, int value) { return *place = value < *place ? value : *place; }
 static inline int atomicMax(int *place, int value) { return *place = value > *place ? value : *place; }
 static inline int atomicOr(int *place, int value) { return *place |= value; }
+static inline int atomicAdd(int *place, int value) { return *place += value; }
 
 namespace mock {
 

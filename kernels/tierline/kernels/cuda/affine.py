@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from ctypes import c_int, c_longlong, c_ulonglong
+from functools import partial
 from typing import ClassVar
 
 from tierline.kernels.cuda.launch import Launcher
@@ -47,8 +48,9 @@ class Affine:
         groups = (num_values + 7) // 8
         rows, values, bits = c_longlong(num_rows), c_longlong(num_values), c_int(self._bits)
         x_, out_, bad_, keys = c_ulonglong(x), c_ulonglong(out), c_ulonglong(bad), c_ulonglong(scratch)
-        launch("tl_affine_start", 1, num_rows, stream, keys, rows)
-        launch("tl_affine_range", num_rows, groups, stream, x_, keys, rows, values)
+        start = partial(launch, "tl_affine_start", 1, num_rows, stream, keys, rows)
+        start()
+        launch("tl_affine_range", num_rows, groups, stream, x_, keys, rows, values, before=start)
         launch("tl_affine_header", 1, num_rows, stream, keys, out_, bad_, rows, values, bits)
         if self._stochastic:
             key, num_streams = c_ulonglong(seed), c_longlong(num_rows // shape[0])

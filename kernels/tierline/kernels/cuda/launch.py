@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,12 @@ class Geometry(NamedTuple):
 
     threads: int = 256
     blocks: int = 6
+
+    def checked(self) -> Geometry:
+        """Itself. Raises ValueError for parts of warps, which would wait for lanes that are not there."""
+        if self.threads not in range(32, 1025, 32) or self.blocks < 1:
+            raise ValueError(f"{self} cannot be launched")
+        return self
 
     def grid(self, num_multiprocessors: int, num_rows: int, num_cols: int) -> tuple[int, int]:
         """Blocks along x (columns) and y (rows): as many as there is work for, up to the budget."""
@@ -41,12 +47,36 @@ class Launcher:
         self._known: dict[str, Geometry] | None = None
         self._measuring = False
 
-    def __call__(self, entry: str, num_rows: int, num_cols: int, stream: int, *arguments: Any) -> None:
-        """Queue an entry that walks `num_rows` by `num_cols`; see `Device.launch` for the arguments."""
+    def __call__(
+        self,
+        entry: str,
+        num_rows: int,
+        num_cols: int,
+        stream: int,
+        *arguments: Any,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """Queue an entry that walks `num_rows` by `num_cols`; see `Device.launch` for the arguments.
+
+        `before` queues what makes a repetition cost what the first run does, where it would be cheaper.
+        """
         key = f"{entry} {num_rows.bit_length()}x{num_cols.bit_length()}"
         if self._measuring and key not in self.known():
-            times = {g: self._milliseconds(g, entry, num_rows, num_cols, stream, arguments) for g in CANDIDATES}
-            self.known()[key] = min(CANDIDATES, key=lambda geometry: times[geometry])
+
+            def milliseconds(candidate: Geometry) -> float:
+                grid = candidate.grid(self._device.num_multiprocessors, num_rows, num_cols)
+                best = float("inf")
+                for turn in range(4):  # the best of three after one to warm up: interference only ever adds
+                    if before:
+                        before()
+                    with self._device.stopwatch(stream) as times:
+                        self._device.launch(entry, grid, candidate.threads, stream, *arguments)
+                    best = min(best, times[0]) if turn else best
+                return best
+
+            self.known()[key] = min(CANDIDATES, key=milliseconds)
+            if before:
+                before()
         geometry = self.known().get(key, Geometry())
         grid = geometry.grid(self._device.num_multiprocessors, num_rows, num_cols)
         self._device.launch(entry, grid, geometry.threads, stream, *arguments)
@@ -56,7 +86,7 @@ class Launcher:
         if self._known is None:
             try:
                 stored = json.loads(self._path().read_text())
-                self._known = {key: Geometry(*numbers) for key, numbers in stored.items()}
+                self._known = {key: Geometry(*numbers).checked() for key, numbers in stored.items()}
             except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours: measured anew
                 self._known = {}
         return self._known
@@ -75,18 +105,6 @@ class Launcher:
             self._measuring = False
         if self.known() != before:
             store(self._path(), json.dumps(self.known(), indent=1, sort_keys=True).encode())
-
-    def _milliseconds(
-        self, geometry: Geometry, entry: str, num_rows: int, num_cols: int, stream: int, arguments: tuple[Any, ...]
-    ) -> float:
-        """The best of three after one to warm up: interference only ever adds."""
-        grid = geometry.grid(self._device.num_multiprocessors, num_rows, num_cols)
-        best = float("inf")
-        for turn in range(4):
-            with self._device.stopwatch(stream) as times:
-                self._device.launch(entry, grid, geometry.threads, stream, *arguments)
-            best = min(best, times[0]) if turn else best
-        return best
 
     def _path(self) -> Path:
         name = re.sub(r"\W+", "-", self._device.name.lower()).strip("-")
