@@ -8,8 +8,8 @@ import time
 class MonotonicClock:
     """The machine's monotonic clock."""
 
-    def now_ns(self) -> int:
-        return time.perf_counter_ns()
+    now_ns = staticmethod(time.perf_counter_ns)
+    """Read a dozen times per sample and node: no frame of Python around it."""
 
 
 class ManualClock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -40,7 +41,7 @@ def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor) -> None:
 
 def tensor_from_wire(tensor: tensor_pb2.Tensor, num_rows: int | None = None) -> Payload:
     """Check header and checksum. With `num_rows`, axis 0 must hold exactly that many."""
-    shape = tuple(tensor.shape)
+    shape = tuple(tensor.shape[:])
     if len(shape) > MAX_RANK:
         raise BadFrame(f"tensor of rank {len(shape)}, at most {MAX_RANK}")
     if num_rows is not None and (not shape or shape[0] != num_rows):
@@ -56,6 +57,11 @@ def ids_to_wire(ids: Sequence[SampleId], into: pb.SampleIds) -> None:
     if not ids:
         return
     first = ids[0]
+    if len(ids) == 1:
+        into.origin.append(first.origin)
+        into.epoch.append(first.epoch)
+        into.seq.append(first.seq)
+        return
     if all(i.origin == first.origin and i.epoch == first.epoch for i in ids):
         into.origin.append(first.origin)
         into.epoch.append(first.epoch)
@@ -71,13 +77,15 @@ def ids_from_wire(ids: pb.SampleIds) -> tuple[SampleId, ...]:
         raise BadFrame(f"{num_rows} rows in one message, at most {MAX_ROWS}")
     if num_rows == 0:
         return ()
-    origins, epochs = list(ids.origin), list(ids.epoch)
+    origins, epochs, seqs = ids.origin[:], ids.epoch[:], ids.seq[:]
     if len(origins) != len(epochs) or len(origins) not in (1, num_rows):
         raise BadFrame(f"{len(origins)} origins and {len(epochs)} epochs for {num_rows} rows")
+    if num_rows == 1:
+        return (SampleId(NodeId(origins[0]), epochs[0], seqs[0]),)
     if len(origins) == 1:
         origin, epoch = NodeId(origins[0]), epochs[0]
-        return tuple([SampleId(origin, epoch, seq) for seq in ids.seq])
-    return tuple([SampleId(NodeId(o), e, s) for o, e, s in zip(origins, epochs, ids.seq, strict=True)])
+        return tuple([SampleId(origin, epoch, seq) for seq in seqs])
+    return tuple([SampleId(NodeId(o), e, s) for o, e, s in zip(origins, epochs, seqs, strict=True)])
 
 
 def frame_to_wire(frame: m.Frame) -> pb.Frame:
@@ -97,22 +105,7 @@ def frame_to_wire(frame: m.Frame) -> pb.Frame:
             part.fused = True
             part.num_views.extend(_shared(body.num_views))
     elif isinstance(body, m.Verdict):
-        verdict = out.verdict
-        verdict.name = body.name
-        ids_to_wire(body.ids, verdict.ids)
-        exits = list(dict.fromkeys(body.exits))
-        verdict.exits.extend(exits)
-        verdict.exit_index.extend(_shared([exits.index(e) for e in body.exits]))
-        _outputs_to_wire(body.outputs, verdict.outputs)
-        verdict.num_views.extend(_shared(body.num_views))
-        if any(body.degraded):
-            verdict.degraded.extend(body.degraded)
-        for hop in body.hops:
-            times = verdict.hops.add(node=hop.node, tier=hop.tier)
-            times.num_spans = len(hop.rows_ns[0]) - 1 if hop.rows_ns else 0
-            for row in hop.rows_ns:
-                times.ns.extend(row)
-        verdict.plan = body.plan
+        _verdict_to_wire(body, out.verdict)
     elif isinstance(body, m.Pull):
         _rows_to_wire(body, out.pull)
     elif isinstance(body, m.Features):
@@ -142,10 +135,9 @@ def frame_to_wire(frame: m.Frame) -> pb.Frame:
 def frame_from_wire(frame: pb.Frame) -> m.Frame:
     """Raises BadFrame or CorruptPayload."""
     kind = frame.WhichOneof("body")
-    num_bytes = frame.ByteSize()
     if kind is None:
-        return m.Frame(frame.seq, frame.ack, None, num_bytes)
-    return m.Frame(frame.seq, frame.ack, _BODIES[kind](getattr(frame, kind)), num_bytes)
+        return m.Frame(frame.seq, frame.ack)
+    return m.Frame(frame.seq, frame.ack, _BODIES[kind](getattr(frame, kind)))
 
 
 def parse_frame(raw: bytes) -> pb.Frame:
@@ -159,44 +151,51 @@ def parse_frame(raw: bytes) -> pb.Frame:
 def _part(part: pb.Part) -> m.Part:
     ids = ids_from_wire(part.ids)
     num_rows = len(ids)
-    return m.Part(
-        level=part.level,
-        name=part.name,
-        ids=ids,
-        plan=part.plan,
-        budget_ms=_finite(_spread(part.budget_ms, num_rows, "budget_ms")),
-        outputs=_outputs(part.outputs, num_rows),
-        feature=tensor_from_wire(part.feature, num_rows) if part.HasField("feature") else None,
-        fused=part.fused,
-        num_views=_spread(part.num_views, num_rows, "num_views") if part.fused else (),
+    fused = part.fused
+    return m.Part(  # in order: keywords are the dearer half of making one
+        part.level,
+        part.name,
+        ids,
+        part.plan,
+        _finite(_spread(part.budget_ms, num_rows, "budget_ms")),
+        _outputs(part.outputs, num_rows),
+        tensor_from_wire(part.feature, num_rows) if part.HasField("feature") else None,
+        fused,
+        _spread(part.num_views, num_rows, "num_views") if fused else (),
     )
 
 
 def _verdict(verdict: pb.Verdict) -> m.Verdict:
     ids = ids_from_wire(verdict.ids)
     num_rows = len(ids)
-    names = list(verdict.exits)
-    index = _spread(verdict.exit_index, num_rows, "exit_index")
-    if any(i >= len(names) for i in index):
-        raise BadFrame("verdict: exit_index beyond exits")
-    degraded: Sequence[str] = list(verdict.degraded) or [""] * num_rows
+    names = verdict.exits[:]
+    index = verdict.exit_index[:]
+    if index or len(names) != 1:
+        index = _spread(index, num_rows, "exit_index")
+        if max(index, default=-1) >= len(names):
+            raise BadFrame("verdict: exit_index beyond exits")
+        names = [names[i] for i in index]
+    else:
+        names = names * num_rows  # all rows left at the same exit
+    degraded: Sequence[str] = verdict.degraded[:] or [""] * num_rows
     if len(degraded) != num_rows:
         raise BadFrame(f"verdict: {len(degraded)} reasons for {num_rows} rows")
     hops = []
     for hop in verdict.hops:
-        ns, width = list(hop.ns), hop.num_spans + 1
+        ns, width = hop.ns[:], hop.num_spans + 1
         if len(ns) != width * num_rows:
             raise BadFrame(f"verdict: {len(ns)} durations for {num_rows} rows of {width}")
-        hops.append(m.HopTimes(hop.node, hop.tier, [ns[i : i + width] for i in range(0, len(ns), width)]))
+        rows_ns = [ns] if num_rows == 1 else [ns[i : i + width] for i in range(0, len(ns), width)]
+        hops.append(m.HopTimes(hop.node, hop.tier, rows_ns))
     return m.Verdict(
-        name=verdict.name,
-        ids=ids,
-        exits=[names[i] for i in index],
-        outputs=_outputs(verdict.outputs, num_rows),
-        num_views=_spread(verdict.num_views, num_rows, "num_views"),
-        degraded=degraded,
-        hops=hops,
-        plan=verdict.plan,
+        verdict.name,
+        ids,
+        names,
+        _outputs(verdict.outputs, num_rows),
+        _spread(verdict.num_views, num_rows, "num_views"),
+        degraded,
+        hops,
+        verdict.plan,
     )
 
 
@@ -240,6 +239,26 @@ _BODIES: Mapping[str, Callable[[Any], m.Body]] = {
 }
 
 
+def _verdict_to_wire(body: m.Verdict, verdict: pb.Verdict) -> None:
+    verdict.name = body.name
+    verdict.plan = body.plan
+    ids_to_wire(body.ids, verdict.ids)
+    exits = body.exits if len(body.exits) == 1 else list(dict.fromkeys(body.exits))
+    verdict.exits.extend(exits)
+    if len(exits) > 1:
+        verdict.exit_index.extend([exits.index(e) for e in body.exits])
+    _outputs_to_wire(body.outputs, verdict.outputs)
+    verdict.num_views.extend(_shared(body.num_views))
+    if any(body.degraded):
+        verdict.degraded.extend(body.degraded)
+    for hop in body.hops:
+        times, rows_ns = verdict.hops.add(), hop.rows_ns
+        times.node = hop.node
+        times.tier = hop.tier
+        times.num_spans = len(rows_ns[0]) - 1 if rows_ns else 0
+        times.ns.extend(rows_ns[0] if len(rows_ns) == 1 else chain.from_iterable(rows_ns))
+
+
 def _rows_to_wire(
     body: m.Part | m.Pull | m.Features | m.Refused,
     into: pb.Part | pb.Pull | pb.Features | pb.Refused,
@@ -271,9 +290,9 @@ def _finite(budget_ms: list[float]) -> list[float]:
     return budget_ms
 
 
-def _spread(values: Iterable[_N], num_rows: int, what: str) -> list[_N]:
+def _spread(values: Sequence[_N], num_rows: int, what: str) -> list[_N]:
     """Undo `_shared`."""
-    listed = list(values)
+    listed: list[_N] = values[:]  # type: ignore[assignment]  # protobuf gives a list: a copy made in one piece
     if len(listed) == 1 and num_rows != 1:
         return listed * num_rows
     if len(listed) != num_rows:

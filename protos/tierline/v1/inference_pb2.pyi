@@ -253,7 +253,7 @@ class Verdict(_message.Message):
     def ids(self) -> Global___SampleIds: ...
     @_builtins.property
     def exits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Exit names, and per row the index into them."""
+        """Exit names, and per row the index into them, or one entry for all rows. No index where there is one name."""
 
     @_builtins.property
     def exit_index(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

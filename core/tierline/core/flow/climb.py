@@ -77,16 +77,22 @@ class Climb:
         journey.state = State.RUN
         self._waiting[journey.level].append(journey)
 
+    def is_free(self, level: int) -> bool:
+        """Whether features of this level would run at once: none wait, none run."""
+        return level not in self._waiting and level not in self._busy
+
     def has_work(self) -> bool:
-        return any(level not in self._busy for level in self._waiting)
+        return bool(self._waiting) and not self._waiting.keys() <= self._busy
 
     def work(self) -> None:
         """Start one batch of every level that is free."""
-        for level in [level for level in self._waiting if level not in self._busy]:
-            waiting = self._waiting.pop(level)
-            batch, rest = waiting[: self.plan.max_batch], waiting[self.plan.max_batch :]
-            if rest:
-                self._waiting[level] = rest
+        for level in list(self._waiting):
+            if level in self._busy:
+                continue
+            batch, max_batch = self._waiting.pop(level), self.plan.max_batch
+            if len(batch) > max_batch:
+                self._waiting[level] = batch[max_batch:]
+                del batch[max_batch:]
             self._start(level, [x for x in batch if x.state is State.RUN])
 
     def _start(self, level: int, batch: list[Journey]) -> None:
@@ -98,7 +104,7 @@ class Climb:
         feature_B = self._fuse(level, batch)
         now_ns = self._clock.now_ns()
         for journey in batch:
-            journey.spend(j.AGGREGATE, now_ns - started_ns)
+            journey.spans_ns[j.AGGREGATE] += now_ns - started_ns
             journey.mark_ns = now_ns
         if level + 1 not in self._placement.runs:
             self._escalate(batch, level, feature_B)
@@ -110,8 +116,9 @@ class Climb:
 
     def _fuse(self, level: int, batch: list[Journey]) -> Array:
         """A batch holds either parts of views, or features that were fused below: never both."""
-        if batch[0].feature is not None:
-            return np.stack([x.feature for x in batch if x.feature is not None])
+        first = batch[0].feature
+        if first is not None:
+            return first[np.newaxis] if len(batch) == 1 else np.stack([x.feature for x in batch])  # type: ignore[misc]
         runner = self._levels[level]
         assert runner.feature_spec is not None
         rows = [[x.parts[n].feature if n in x.parts else None for x in batch] for n in runner.parts]
@@ -123,7 +130,7 @@ class Climb:
         now_ns = self._clock.now_ns()
         for journey in batch:
             journey.waited(j.QUEUE, now_ns - engine_ns)
-            journey.spend(j.SECTION, engine_ns)
+            journey.spans_ns[j.SECTION] += engine_ns
             journey.mark_ns = now_ns
         alive = [row for row, x in enumerate(batch) if x.state is State.RUN]
         if not outputs:
@@ -134,11 +141,11 @@ class Climb:
         feature_B = outputs.get(FEATURE)
         for row in alive:
             batch[row].feature = None if feature_B is None else feature_B[row]
-        logits_BK = outputs[LOGITS] if len(alive) == len(batch) else outputs[LOGITS][alive]
-        if alive:
-            logits_1BK = logits_BK[np.newaxis]
-            fused = self._levels[level].fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
-            self._settle([batch[row] for row in alive], level, fused, now_ns, self._onwards)
+        logits_BK = outputs[LOGITS]
+        if len(alive) < len(batch):
+            logits_BK, batch = logits_BK[alive], [batch[row] for row in alive]
+        if batch:
+            self._settle(batch, level, self._levels[level].own_outputs(logits_BK), now_ns, self._onwards)
 
     def _onwards(self, batch: list[Journey]) -> None:
         for journey in batch:

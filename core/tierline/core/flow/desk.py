@@ -14,7 +14,6 @@ from tierline.core.flow.coding import EXACT_CODEC, OUTPUT_CODEC
 from tierline.core.flow.node import Node
 from tierline.core.link.fleet import Beat, Hello, Welcome
 from tierline.core.link.link import Link
-from tierline.core.link.messages import Body
 
 
 class Desk:
@@ -22,6 +21,7 @@ class Desk:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.body = node.body
         self.revoked: Callable[[], tuple[str, ...]] = tuple
         """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
         self._beats: dict[str, dict[str, Any]] = {}
@@ -65,9 +65,6 @@ class Desk:
 
     def child_down(self, link: Link) -> None:
         self.node.child_down(link)
-
-    def body(self, link: Link, body: Body, arrived_ns: int, decode_ns: int) -> None:
-        self.node.body(link, body, arrived_ns, decode_ns)
 
     def beat(self, beat: Beat) -> None:
         try:

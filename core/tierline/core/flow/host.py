@@ -48,6 +48,7 @@ class NodeMetrics:
         """Frames dropped by view; set by whoever has sources."""
         self._node_id, self._tier = node_id, ""
         self._answers: list[tuple[str, int, int]] = []
+        self._batches: list[int] = []
         self._seen: dict[tuple[str, ...], float] = {}
 
     def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
@@ -57,8 +58,10 @@ class NodeMetrics:
             self._count()
 
     def batch(self, num_rows: int) -> None:
-        """A Section ran on so many samples at once."""
-        self._batch.observe(num_rows)
+        """A Section ran on so many samples at once. Noted now, counted later."""
+        self._batches.append(num_rows)
+        if len(self._batches) >= MAX_UNCOUNTED:
+            self._count()
 
     def _count(self) -> None:
         answers, self._answers = self._answers, []
@@ -66,6 +69,9 @@ class NodeMetrics:
             self._exits.at(exit=exit_name).inc()
             self._duration.at(stage="node", exit=exit_name, tier=self._tier).observe(residence_ns / 1e9)
             self._queue.observe(queue_ns / 1e9)
+        batches, self._batches = self._batches, []
+        for num_rows in batches:
+            self._batch.observe(num_rows)
 
     def sync(self, node: Node) -> None:
         """Take over what the flow and the links counted since the last time."""

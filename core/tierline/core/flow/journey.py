@@ -111,9 +111,9 @@ def count_degraded(counts: dict[str, int], reason: str) -> None:
     counts[f"degraded:{reason.partition(':')[0]}"] += 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
-    """Kept for a while, so that duplicates and late views get the same verdict."""
+    """Kept for a while, so that duplicates and late views get the same verdict. Not to be changed once made."""
 
     exit: str
     outputs: Arrays

@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from tierline.core.decide import leaves
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
 from tierline.core.flow import journey as j
@@ -30,6 +28,7 @@ from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
+from tierline.core.flow.short import ShortWay
 from tierline.core.flow.timers import Timers
 from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
@@ -57,6 +56,17 @@ class Junction:
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
         self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._settle, answer=self._answer)
+        self._short = ShortWay(
+            node,
+            placement,
+            levels,
+            port,
+            clock,
+            self.counts,
+            self._climb,
+            is_known=lambda sample: sample in self._open or sample in self._answered,
+            remember=self._remember,
+        )
         self._mode: ModeChooser | None = None
         self._attendance = Attendance(node, placement, clock.now_ns())
         self._accepted_plans: set[int] = set()
@@ -68,7 +78,7 @@ class Junction:
         """Take over a Plan's knobs. Structure must be the one this junction was built for."""
         if plan.placement(self.node) != self.placement:
             raise PlanError(f"plan {plan.version}: another placement of {self.node!r}; restart the node to take it")
-        self.plan = self._climb.plan = plan
+        self.plan = self._climb.plan = self._short.plan = plan
         self._accepted_plans.add(plan.version)
         self._replier.plan = plan.version
         self._attendance.use(plan)
@@ -103,16 +113,13 @@ class Junction:
             self._refuse(child, part, error)
             return
         decode_ns = self._clock.now_ns() - arrived_ns
+        if part.fused and feature_B is not None and self._short.take(child, part, feature_B, arrived_ns, decode_ns):
+            return
         for row, sample in enumerate(part.ids):
+            logits_K = None if logits_BK is None else logits_BK[row]
+            feature = None if feature_B is None else feature_B[row]
             self._take(
-                PartRow(
-                    owner=child,
-                    name=part.name,
-                    arrived_ns=arrived_ns,
-                    decode_ns=decode_ns,
-                    logits_K=None if logits_BK is None else logits_BK[row],
-                    feature=None if feature_B is None else feature_B[row],
-                ),
+                PartRow(child, part.name, arrived_ns, decode_ns, logits_K, feature),
                 sample,
                 part.level,
                 name,
@@ -351,19 +358,17 @@ class Junction:
     ) -> None:
         """Score one exit, answer the confident, hand on the rest."""
         runner = self._levels[level]
-        is_root = level == self._levels.root_level
-        score_B = np.zeros(len(batch)) if is_root else runner.rule.score(outputs)
-        leave_B = (
-            np.ones(len(batch), dtype=bool) if is_root else leaves(score_B, self.plan.thresholds[runner.exit_name])
-        )
+        leave_B: list[bool] | None = None  # the root answers all
+        if level < self._levels.root_level:
+            leave_B = leaves(runner.rule.score(outputs), self.plan.thresholds[runner.exit_name]).tolist()
         now_ns = self._clock.now_ns()
         hard = []
         for row, journey in enumerate(batch):
             journey.level, journey.exit = level, runner.exit_name
             journey.outputs = {name: values[row] for name, values in outputs.items()}
-            journey.spend(j.EXIT, now_ns - started_ns)
+            journey.spans_ns[j.EXIT] += now_ns - started_ns
             journey.mark_ns = now_ns
-            if leave_B[row]:
+            if leave_B is None or leave_B[row]:
                 self._answer(journey, "")
             else:
                 hard.append(journey)
@@ -415,11 +420,15 @@ class Junction:
             self._port.to_child(part.owner, m.Refused(journey.level, part.name, (journey.id,), "timeout", reason))
             return
         answered = Answered(journey.exit, journey.outputs, journey.num_views, reason)
-        self._answered[journey.id] = answered
-        if len(self._answered) > MAX_ANSWERED:
-            self._answered.popitem(last=False)
+        self._remember(journey.id, answered)
         self.counts[f"exit:{journey.exit}"] += 1
         self._replier.answer(journey, answered)
+
+    def _remember(self, sample: SampleId, answered: Answered) -> None:
+        """For duplicates and late views."""
+        self._answered[sample] = answered
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
 
     def _give_up(self, journey: Journey, reason: str) -> None:
         """The best exit so far answers."""

@@ -48,16 +48,16 @@ class LevelRunner:
         self.sections: dict[str, Engine] = {}
         self._outputs: Aggregator = catalog.make("aggregate", level.exit.aggregator)
         self._features: Aggregator = catalog.make("aggregate", level.feature_aggregator)
-
-    @property
-    def num_parts(self) -> int:
-        return len(self.parts)
+        self.num_parts = len(self.parts)
+        self._fused_spec: TensorSpec | None = None
+        if self.feature_spec is not None:
+            self._fused_spec = self._features.fused_spec(self.feature_spec, self.num_parts)
 
     def fused_feature_spec(self) -> TensorSpec:
-        """Spec of the next Section's input."""
-        if self.feature_spec is None:
+        """Spec of the next Section's input. Raises BundleError where there is none."""
+        if self._fused_spec is None:
             raise BundleError(f"level {self.level.tier.value!r} has no feature to climb")
-        return self._features.fused_spec(self.feature_spec, self.num_parts)
+        return self._fused_spec
 
     def fuse_outputs(self, logits_NBK: Array, present_NB: Array) -> dict[str, Array]:
         """Outputs of this level's exit."""
@@ -65,6 +65,13 @@ class LevelRunner:
             return {LOGITS: logits_NBK[0]}
         fused = self._outputs.combine(logits_NBK, present_NB)
         return {LOGITS: fused} if self.head is None else dict(self.head.run({next(iter(self.head.spec.inputs)): fused}))
+
+    def own_outputs(self, logits_BK: Array) -> dict[str, Array]:
+        """Outputs of this level's exit where its Section saw the whole sample: the only part, and present."""
+        if self.head is None:
+            return {LOGITS: logits_BK}
+        logits_1BK = logits_BK[np.newaxis]
+        return self.fuse_outputs(logits_1BK, np.ones(logits_1BK.shape[:2], dtype=np.bool_))
 
     def decide(self, logits_NBK: Array, present_NB: Array) -> Decision:
         """Fuse and score."""
@@ -96,6 +103,7 @@ class Levels:
         self.manifest = manifest
         self.task: Task = catalog.make("task", manifest.task, labels=manifest.labels)
         self.levels = [LevelRunner(level, manifest.views) for level in manifest.levels]
+        self.root_level = len(self.levels) - 1
 
         def load(section: Section) -> Engine:
             engine = make_engine(bundle.read(section.file), section.name)
@@ -117,10 +125,6 @@ class Levels:
 
     def __len__(self) -> int:
         return len(self.levels)
-
-    @property
-    def root_level(self) -> int:
-        return len(self.levels) - 1
 
     def close(self) -> None:
         for runner in self.levels:

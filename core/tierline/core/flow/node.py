@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from tierline.core.flow.journey import CAPTURE, NUM_SPANS, PREPROCESS, SECTION, 
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, engine_maker
 from tierline.core.flow.port import Done
+from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
@@ -68,14 +68,15 @@ class Node:
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
         self._engine = engine
-        self._on_outcome, self._on_answered, self._on_batch = on_outcome, on_answered, on_batch
+        self._on_outcome, self._on_batch = on_outcome, on_batch
+        self.answered = on_answered
         self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
         """Set by whoever has sources."""
         self._num_triggers = 0
         self._levels: Levels | None = None
         self._preprocess: Preprocessor | None = None
         self._row_ns: dict[tuple[int, str], int] = {}
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._worker = Worker("engine")
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -170,7 +171,7 @@ class Node:
         if self._row_ns[0, role] < self._engine.inline_ms * 1e6:
             part, spans = work()
         else:
-            part, spans = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            part, spans = await self._worker.run(work)
             if flow is not self.flow:
                 raise PlanError(f"the Plan changed while view {view!r} was being run")
         sample = id_ or SampleId(*self.minter, seq)
@@ -264,24 +265,29 @@ class Node:
     def outcome(self, outcome: Outcome) -> None:
         self._on_outcome(replace(outcome, run=self.run_id))
 
-    def answered(self, exit_name: str, residence_ns: int, queue_ns: int) -> None:
-        self._on_answered(exit_name, residence_ns, queue_ns)
+    def run_now(self, level: int, part: str, x_B: Array) -> tuple[Arrays, int] | None:
+        assert self._levels is not None
+        if self._row_ns[level, part] * len(x_B) >= self._engine.inline_ms * 1e6:
+            return None
+        self._on_batch(len(x_B))
+        return self._timed(self._levels[level].run, part, x_B)
 
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+        ran = self.run_now(level, part, x_B)
+        if ran is not None:
+            done(*ran)
+            return
         assert self._levels is not None
         runner = self._levels[level]
         self._on_batch(len(x_B))
-        if self._row_ns[level, part] * len(x_B) < self._engine.inline_ms * 1e6:
-            done(*self._timed(runner.run, part, x_B))
-            return
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, self._timed, runner.run, part, x_B)
 
-        def finished(result: asyncio.Future[tuple[Arrays, int]]) -> None:
-            done(*result.result())
-            self.schedule()
+        def finished(result: tuple[Arrays, int], error: BaseException | None) -> None:
+            if error is not None:
+                raise error
+            done(*result)
+            self._pump()
 
-        future.add_done_callback(finished)
+        self._worker.submit(lambda: self._timed(runner.run, part, x_B), finished)
 
     def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
         started_ns = self.clock.now_ns()
@@ -325,7 +331,7 @@ class Node:
             self.flow = None
         if self._timer is not None:
             self._timer.cancel()
-        self._pool.shutdown(wait=True)
+        self._worker.close()
         if self._levels is not None:
             self._levels.close()
 

@@ -42,6 +42,10 @@ class Port(Protocol):
         """A part was answered here: for metrics."""
         ...
 
+    def run_now(self, level: int, part: str, x_B: Array) -> tuple[Arrays, int] | None:
+        """Run a Section here: its outputs and duration as `Done` takes them. None where that would take long."""
+        ...
+
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         """Run a Section, here and now or on a worker thread, then call `done` on the event loop."""
         ...

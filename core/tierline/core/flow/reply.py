@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +29,13 @@ class Replier:
     def __init__(self, node: str, tier: str, task: Task, port: Port, clock: Clock) -> None:
         self.plan = 0
         self._node, self._tier, self._task, self._port, self._clock = node, tier, task, port, clock
-        self._rows: dict[tuple[str, str, str, tuple[str, ...]], list[_Row]] = defaultdict(list)
+        self._rows: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[_Row]] = {}
 
     def answer(self, journey: Journey, answered: Answered) -> None:
         """Every part of the sample hears of it."""
         now_ns = self._clock.now_ns()
         journey.spend(REPLY, now_ns - journey.mark_ns)
-        above = tuple((hop.node, hop.tier, tuple(hop.rows_ns[0])) for hop in journey.above)
+        above = tuple([(hop.node, hop.tier, tuple(hop.rows_ns[0])) for hop in journey.above])
         for part in journey.parts.values():
             times = journey.hop_row(part, now_ns)
             self._port.answered(answered.exit, times[0], times[1 + QUEUE])
@@ -51,34 +50,37 @@ class Replier:
 
     def flush(self) -> None:
         """Send what was collected."""
-        for (child, name, _, _), rows in self._rows.items():
-            self._port.to_child(child, self._verdict(name, rows))
-        self._rows.clear()
+        if self._rows:
+            groups, self._rows = self._rows, {}
+            for (child, name, _, _), rows in groups.items():
+                self._port.to_child(child, self._verdict(name, rows))
 
     def _add(self, part: PartRow, row: _Row) -> None:
         if part.owner:
-            shape = ",".join(row.answered.outputs)
-            self._rows[part.owner, part.name, shape, tuple(hop[0] for hop in row.hops)].append(row)
+            names, nodes = tuple(row.answered.outputs), tuple([hop[0] for hop in row.hops])
+            self._rows.setdefault((part.owner, part.name, names, nodes), []).append(row)
         else:
             self._port.outcome(self._outcome(part, row))
 
     def _verdict(self, name: str, rows: list[_Row]) -> m.Verdict:
         outputs = {
-            key: encode_outputs(np.stack([row.answered.outputs[key] for row in rows]))
-            for key in rows[0].answered.outputs
+            key: encode_outputs(
+                row_0[np.newaxis] if len(rows) == 1 else np.stack([x.answered.outputs[key] for x in rows])
+            )
+            for key, row_0 in rows[0].answered.outputs.items()
         }
         return m.Verdict(
-            name=name,
-            ids=[row.id for row in rows],
-            exits=[row.answered.exit for row in rows],
-            outputs=outputs,
-            num_views=[row.answered.num_views for row in rows],
-            degraded=[row.answered.degraded for row in rows],
-            hops=[
+            name,
+            [row.id for row in rows],
+            [row.answered.exit for row in rows],
+            outputs,
+            [row.answered.num_views for row in rows],
+            [row.answered.degraded for row in rows],
+            [
                 m.HopTimes(node, tier, [row.hops[i][2] for row in rows])
                 for i, (node, tier, _) in enumerate(rows[0].hops)
             ],
-            plan=self.plan,
+            self.plan,
         )
 
     def _outcome(self, part: PartRow, row: _Row) -> Outcome:

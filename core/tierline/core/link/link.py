@@ -1,8 +1,8 @@
 """One connection between child and parent, as either side holds it: posting, counting, delivering.
 
-A `Link` lives as long as the node; streams come and go below it (`serve`). There is one reader and one writer task per
-stream. Bodies are delivered by calling `on_body` from the reader task: handing them through a queue would cost every
-sample one more turn of the event loop.
+A `Link` lives as long as the node; streams come and go below it (`serve`). There is one task per stream, which reads.
+Bodies are delivered by calling `on_body` from it, and what is posted meanwhile leaves at once: a queue or a second task
+would cost every sample one more turn of the event loop.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from tierline.core.errors import BadFrame
 from tierline.core.link.messages import Body, Features, Frame, Open, Part, Verdict
 from tierline.core.link.session import Session
+from tierline.core.link.writer import Write, Writer
 from tierline.core.protocols import Clock
 from tierline.core.types import Payload
 from tierline.core.wire import FRAME_OVERHEAD_BYTES, frame_from_wire, frame_to_wire, parse_frame
 
-DIRECT_BYTES = 16 << 10
-"""With less than this unacknowledged, the reader itself sends an answer: far below any flow-control window."""
-
 Read = Callable[[], Awaitable[bytes | None]]
-Write = Callable[[bytes], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -65,10 +62,7 @@ class Link:
         self._clock = clock
         self._on_body = on_body
         self._outbox: deque[Frame] = deque()
-        self._idle: asyncio.Future[None] | None = None
-        """What the writer waits for while there is nothing to write."""
-        self._is_writing = False
-        self._in_reader = False
+        self._writer: Writer | None = None
 
     def post(self, body: Body, *, keep: bool = False) -> bool:
         """Queue a message. Returns False where it will not be sent: no connection, and not worth keeping."""
@@ -77,7 +71,8 @@ class Link:
         frame = self._session.post(body, self._clock.now_ns(), keep=keep, num_bytes=payload_bytes(body))
         if self.is_up:
             self._outbox.append(frame)
-            self._wake()
+            if self._writer is not None:
+                self._writer.kick()
         return True
 
     @property
@@ -108,63 +103,55 @@ class Link:
         self._outbox.clear()
         self._outbox.extend(self._session.opened(frame.body))
         self.is_up = True
-        self._wake()
 
     async def serve(self, read: Read, write: Write) -> None:
         """Run one opened stream until the peer ends it; errors of `read` and `write` pass through."""
-        writer = asyncio.create_task(self._write_all(write))
-        # A writer that fails must end the reader too; waiting on both for every read would cost each sample a task.
         reader = asyncio.current_task()
         assert reader is not None
-        writer.add_done_callback(lambda task: task.cancelled() or reader.cancel())
+        failures: list[BaseException] = []
+
+        def failed(error: BaseException) -> None:
+            if not isinstance(error, asyncio.CancelledError):
+                failures.append(error)
+                reader.cancel()
+
+        writer = self._writer = Writer(write, self._next_message, failed)
+        writer.kick()
         try:
             while (raw := await read()) is not None:
-                self._in_reader = True
                 self._take(raw)
-                self._in_reader = False
-                if self._outbox and not self._is_writing and self._session.unacked_bytes < DIRECT_BYTES:
-                    # The answer leaves from here: waking the writer would cost it another turn of the loop. A few
-                    # bytes never block, so the two readers of a link cannot wait for each other.
-                    await self._write_one(write)
-                self._wake()
         except asyncio.CancelledError:
-            if writer.done() and not writer.cancelled():
-                writer.result()
+            if failures:
+                raise failures[0] from None
             raise
         finally:
             self.is_up = False
-            writer.cancel()
+            writer.close()
+            if self._writer is writer:
+                self._writer = None
 
     def _take(self, raw: bytes) -> None:
         arrived_ns = self._clock.now_ns()
         frame = frame_from_wire(parse_frame(raw))
+        body = self._session.receive(frame, arrived_ns)
+        if body is not None:
+            self._on_body(self, body, arrived_ns, self._clock.now_ns() - arrived_ns)
+        # Counted afterwards: whatever answers the message has left already.
         counters = self.counters
         counters.received_frames += 1
         if frame.body is not None:
             payload = payload_bytes(frame.body)
             counters.received_payload_bytes += payload
             counters.received_framing_bytes += len(raw) - payload + FRAME_OVERHEAD_BYTES
-        body = self._session.receive(frame, arrived_ns)
-        if body is not None:
-            self._on_body(self, body, arrived_ns, self._clock.now_ns() - arrived_ns)
         acknowledgement = self._session.acknowledgement()
         if acknowledgement is not None:
             self._outbox.append(acknowledgement)
+            if self._writer is not None:
+                self._writer.kick()
 
-    def _wake(self) -> None:
-        if self._outbox and not self._in_reader and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-
-    async def _write_all(self, write: Write) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            while self._outbox and not self._is_writing:
-                await self._write_one(write)
-            self._idle = loop.create_future()
-            await self._idle
-
-    async def _write_one(self, write: Write) -> None:
-        """gRPC takes one write of a stream at a time."""
+    def _next_message(self) -> bytes | None:
+        if not self._outbox:
+            return None
         frame = self._outbox.popleft()
         raw = frame_to_wire(frame).SerializeToString()
         counters, payload = self.counters, 0
@@ -176,12 +163,7 @@ class Link:
                 by_codec[tensor.codec] = by_codec.get(tensor.codec, 0) + len(tensor.data)
         counters.sent_payload_bytes += payload
         counters.sent_framing_bytes += len(raw) - payload + FRAME_OVERHEAD_BYTES
-        self._is_writing = True
-        try:
-            await write(raw)
-        finally:
-            self._is_writing = False
-            self._wake()
+        return raw
 
 
 def tensors(body: Body) -> list[Payload]:
@@ -198,4 +180,7 @@ def tensors(body: Body) -> list[Payload]:
 
 def payload_bytes(body: Body) -> int:
     """Bytes of coded tensors in a message."""
-    return sum(len(tensor.data) for tensor in tensors(body))
+    num_bytes = 0
+    for tensor in tensors(body):
+        num_bytes += len(tensor.data)
+    return num_bytes

@@ -6,7 +6,7 @@ Messages are not changed once made. They are not frozen, since freezing costs ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tierline.core.types import Payload, SampleId
 
@@ -123,5 +123,3 @@ class Frame:
     seq: int
     ack: int
     body: Body | None = None
-    num_bytes: int = field(default=0, compare=False)
-    """Serialised size, filled in where the frame crossed a wire."""

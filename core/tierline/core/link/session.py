@@ -123,8 +123,9 @@ class Session:
     def _acknowledge(self, ack: int, now_ns: int) -> None:
         if ack >= self._next_seq:
             raise BadFrame(f"acknowledges frame {ack}, {self._next_seq - 1} were sent")
-        while self._posted and self._posted[0].seq <= ack:
-            posted = self._posted.popleft()
+        waiting = self._posted
+        while waiting and waiting[0].seq <= ack:
+            posted = waiting.popleft()
             self.unacked_bytes -= posted.num_bytes
             if now_ns and posted.seq == ack:
                 sample = now_ns - posted.posted_ns
