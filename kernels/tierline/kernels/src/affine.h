@@ -206,7 +206,8 @@ TL_ENTRY(tl_affine_codes_stochastic)(const float *x, tl_u8 *out, tl_i64 num_rows
         _mm_sfence();                                                                                                 \
         return i;                                                                                                     \
     }
-#define TL_WIDEN_16(x) _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x))
+// Full masks: GCC 12 warns about its own header's unmasked form.
+#define TL_WIDEN_16(x) _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, x))
 #define TL_WIDEN_8(x) _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x))
 TL_AFFINE_STREAM("avx512f", 16, _mm_loadu_si128, TL_WIDEN_16, _mm512_set1_ps, _mm512_mul_ps, _mm512_add_ps, _mm512_stream_ps)
 TL_AFFINE_STREAM("avx2", 8, _mm_loadl_epi64, TL_WIDEN_8, _mm256_set1_ps, _mm256_mul_ps, _mm256_add_ps, _mm256_stream_ps)
