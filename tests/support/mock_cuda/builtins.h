@@ -37,6 +37,9 @@ static inline float __int_as_float(int bits) {
 static inline int atomicMin(int *place, int value) { return *place = value < *place ? value : *place; }
 static inline int atomicMax(int *place, int value) { return *place = value > *place ? value : *place; }
 static inline int atomicOr(int *place, int value) { return *place |= value; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
 static inline int atomicAdd(int *place, int value) { return *place += value; }
 
 namespace mock {
