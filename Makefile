@@ -5,6 +5,7 @@
 #   make test           the tests                        make protos-check   fail if the stubs are stale
 #   make test-slow      the tests left out of it         make wheel          sdist and wheel into dist/
 #   make clean          remove everything generated      make wheel-check    install the wheel alone, without torch
+#   make cross-tools    aarch64 compiler and emulators that some tests need; tests skip what is not there
 #
 # PYTHON=... chooses the interpreter (3.10 to 3.13). Plain `pip install torch` takes whatever build the configured index
 # offers, which is often a large GPU build; TORCH_INDEX=... names another one, for instance the CPU wheel index of
@@ -28,7 +29,7 @@ WHEEL_VENV := build/wheel-venv
 NEEDS_DEVICE := not gpu and not tensorrt
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-slow lint protos protos-check wheel wheel-check clean
+.PHONY: setup demo test test-slow lint protos protos-check wheel wheel-check cross-tools clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +39,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "installing torch, then tierline with its tools; the first time this takes some minutes"
 	@$(BIN)/python -m pip install $(PIP_ARGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
 	@$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m tierline.kernels.build >/dev/null || echo "codecs run in NumPy, which is slower, until a C++ compiler is there"
 	@touch $@
 
 demo: setup
@@ -76,6 +78,21 @@ wheel-check: wheel
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt dist/*.whl
 	cd build && wheel-venv/bin/python -W error ../tools/import_all.py
 	if test -f cli/tierline/cli/main.py; then $(WHEEL_VENV)/bin/tierline --version; fi
+
+# Debian's names. Without root or without these packages nothing fails: the tests that need them say so and skip.
+CROSS_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64-static qemu-x86_64-static
+CROSS_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user-static
+cross-tools:
+	@missing=; for tool in $(CROSS_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if test -z "$$missing"; then \
+		echo "cross tools are there"; \
+	elif test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; then \
+		echo "no$$missing, which root installs with apt-get ($(CROSS_PACKAGES)); tests that need them skip"; \
+	else \
+		install="apt-get install -y -q --no-install-recommends $(CROSS_PACKAGES)"; \
+		$$install >/dev/null 2>&1 || { apt-get update -q >/dev/null 2>&1 && $$install >/dev/null 2>&1; } \
+			|| echo "apt-get installs no$$missing here; tests that need them skip"; \
+	fi
 
 clean:
 	rm -rf $(VENV) $(PROTOC_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -19,7 +19,6 @@ ADAPTERS = {
     "tierline.core.engine.reference",
     "tierline.core.engine._onnx",
     "tierline.core.engine.tensorrt",
-    "tierline.kernels.cuda",
 }
 
 

@@ -1,4 +1,5 @@
-"""Laws of every codec in the catalogue. A codec advertises its dtypes in `dtypes`."""
+"""Laws of every codec in the catalogue. A codec advertises its dtypes in `dtypes`, and the integers it takes, where it
+takes no others, in `alphabet`."""
 
 from __future__ import annotations
 
@@ -21,12 +22,14 @@ from tierline.core.errors import CodecError, CorruptPayload, ShapeMismatch, Unkn
 from tierline.core.types import Payload, TensorSpec
 
 NAMES = catalog.names("codec")
-OPTIONS = ("affine:1", "affine:3", "affine:4")
+OPTIONS = ("affine:1", "affine:3", "affine:4", "dithered:3", "float8_e4m3:row", "radix:100")
 """Tokens beside the defaults: options and compositions that have a byte layout of their own."""
 COMPOSED = (
     "sparse_bitmap+affine:4",
     "sparse_bitmap+affine:4+zstd",
     "sparse_bitmap+bitplane",
+    "sparse_bitmap+float8_e4m3:row",
+    "topk:0.4+dithered:3",
     "affine:3+cabac",
     "bitplane+cabac",
     "topk:0.4+float16",
@@ -67,7 +70,19 @@ BY_ROWS = [(token, dtype) for token, dtype in CASES if codec_for(token).role != 
 FLOATS = [token for token, dtype in CASES if dtype == "float32"]
 
 
-def batch(dtype: str, num_rows: int, shape: tuple[int, ...]) -> np.ndarray:
+def within(token: str, x_B: np.ndarray) -> np.ndarray:
+    """The values, or integers made of them where a codec takes only those of an alphabet."""
+    alphabet: range | None = getattr(codec_for(token), "alphabet", None)
+    if alphabet is None:
+        return x_B
+    return (alphabet.start + np.mod(np.rint(x_B.astype(np.float64)), len(alphabet))).astype(x_B.dtype)
+
+
+def batch(token: str, dtype: str, num_rows: int, shape: tuple[int, ...]) -> np.ndarray:
+    return within(token, any_values(dtype, num_rows, shape))
+
+
+def any_values(dtype: str, num_rows: int, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(7)
     if dtype == "bool":
         return rng.random((num_rows, *shape)) < 0.5
@@ -85,7 +100,7 @@ def error_of(x: np.ndarray, y: np.ndarray) -> float:
 def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shape: tuple[int, ...]) -> None:
     codec, spec = codec_for(name), TensorSpec(dtype, shape)
     for num_rows in (0, 1, 3):
-        x_B = batch(dtype, num_rows, shape)
+        x_B = batch(name, dtype, num_rows, shape)
         payload = codec.encode(x_B)
         assert (payload.codec, payload.dtype, payload.shape) == (name, dtype, x_B.shape)
         assert isinstance(payload.data, bytes)
@@ -104,7 +119,7 @@ def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shap
 
 @pytest.mark.parametrize(("name", "dtype"), BY_ROWS)
 def test_batch_equals_single_rows_one_after_the_other(name: str, dtype: str) -> None:
-    codec, x_B = codec_for(name), batch(dtype, 5, first_shape(name, dtype))
+    codec, x_B = codec_for(name), batch(name, dtype, 5, first_shape(name, dtype))
     singles = [codec.encode(x_B[i : i + 1]).data for i in range(5)]
     assert codec.encode(x_B).data == b"".join(singles)
 
@@ -112,14 +127,14 @@ def test_batch_equals_single_rows_one_after_the_other(name: str, dtype: str) -> 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_values_of_a_batch_equal_those_of_single_rows(name: str, dtype: str) -> None:
     codec, spec = codec_for(name), TensorSpec(dtype, first_shape(name, dtype))
-    x_B = batch(dtype, 5, spec.shape)
+    x_B = batch(name, dtype, 5, spec.shape)
     singles = [codec.decode(codec.encode(x_B[i : i + 1]), spec) for i in range(5)]
     assert np.array_equal(codec.decode(codec.encode(x_B), spec), np.concatenate(singles))
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
 def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
-    codec, x_B = codec_for(name), batch(dtype, 4, first_shape(name, dtype))
+    codec, x_B = codec_for(name), batch(name, dtype, 4, first_shape(name, dtype))
     expected = codec.encode(x_B).data
     assert codec.encode(np.asfortranarray(x_B)).data == expected
     assert codec.encode(x_B[::-1][::-1]).data == expected
@@ -131,7 +146,7 @@ def test_memory_order_does_not_matter(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_encoding_is_deterministic_for_a_seed_and_leaves_its_input_alone(name: str) -> None:
-    codec, x_B = codec_for(name), batch(spec_of(name).dtype, 3, spec_of(name).shape)
+    codec, x_B = codec_for(name), batch(name, spec_of(name).dtype, 3, spec_of(name).shape)
     before = x_B.copy()
     assert codec.encode(x_B, seed=5) == codec.encode(x_B, seed=5)
     assert np.array_equal(x_B, before)
@@ -147,7 +162,7 @@ def test_encoding_is_deterministic_for_a_seed_and_leaves_its_input_alone(name: s
     )
 )
 def test_error_stays_within_max_error_for_any_finite_floats(name: str, x_B: np.ndarray) -> None:
-    codec = codec_for(name)
+    codec, x_B = codec_for(name), within(name, x_B)
     bound = codec.max_error(x_B)
     decoded = codec.decode(codec.encode(x_B), TensorSpec("float32", x_B.shape[1:]))
     assert math.isinf(bound) or error_of(x_B, decoded) <= bound
@@ -156,7 +171,7 @@ def test_error_stays_within_max_error_for_any_finite_floats(name: str, x_B: np.n
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
 def test_values_that_are_not_finite_are_kept_or_refused(name: str, bad: float) -> None:
-    codec, x_B = codec_for(name), batch("float32", 3, (3, 7))
+    codec, x_B = codec_for(name), batch(name, "float32", 3, (3, 7))
     x_B[1, 2, 3:5] = bad
     try:
         payload = codec.encode(x_B)
@@ -173,7 +188,7 @@ def test_values_that_are_not_finite_are_kept_or_refused(name: str, bad: float) -
 @pytest.mark.parametrize("name", TOKENS)
 def test_an_out_that_does_not_fit_is_refused(name: str) -> None:
     codec, spec = codec_for(name), spec_of(name)
-    payload = codec.encode(batch(spec.dtype, 2, spec.shape))
+    payload = codec.encode(batch(name, spec.dtype, 2, spec.shape))
     shape = (2, *spec.shape)
     wide = np.empty((*shape[:-1], 2 * shape[-1]), spec.dtype)
     for out in (np.empty((3, *spec.shape), spec.dtype), np.empty(shape), wide[..., ::2]):
@@ -197,7 +212,7 @@ def test_a_scalar_is_no_batch(name: str) -> None:
 @pytest.mark.parametrize("name", TOKENS)
 def test_truncated_and_padded_data_is_corrupt(name: str) -> None:
     codec, spec = codec_for(name), spec_of(name)
-    good = codec.encode(batch(spec.dtype, 2, spec.shape))
+    good = codec.encode(batch(name, spec.dtype, 2, spec.shape))
     for data in (b"", good.data[:-1], good.data + b"\0", good.data * 2):
         with pytest.raises(CorruptPayload, match=re.escape(name.split("+")[0])):
             codec.decode(replace(good, data=data), spec)
@@ -206,7 +221,7 @@ def test_truncated_and_padded_data_is_corrupt(name: str) -> None:
 @pytest.mark.parametrize("name", TOKENS)
 def test_headers_that_were_not_agreed_are_corrupt(name: str) -> None:
     codec, spec = codec_for(name), spec_of(name)
-    good = codec.encode(batch(spec.dtype, 2, spec.shape))
+    good = codec.encode(batch(name, spec.dtype, 2, spec.shape))
     num_values = math.prod(spec.shape)
     wrong = [
         replace(good, codec="other"),
@@ -260,7 +275,8 @@ def test_hostile_payloads_decode_or_raise_the_documented_errors(name: str, data:
     raw = data.draw(st.binary(min_size=low, max_size=min(high, low + 300)) | st.binary(max_size=200), label="bytes")
     token = data.draw(st.sampled_from([name, "", "raw", "\ud800"]))
     dtype = data.draw(st.sampled_from([own, "float16", "", "O"]))
-    payload = Payload(token, dtype, shape, raw)
+    params = data.draw(st.sampled_from([codec.encode(batch(name, own, 1, spec.shape)).params, {}, {"seed": 0.5}]))
+    payload = Payload(token, dtype, shape, raw, params)
     try:
         decoded = codec.decode(payload, spec)
     except (CorruptPayload, UnknownCodec):
@@ -274,11 +290,11 @@ def test_hostile_payloads_decode_or_raise_the_documented_errors(name: str, data:
 def test_damaged_payloads_decode_or_are_corrupt(name: str) -> None:
     """A slice of what benchmarks/fuzz_codecs.py does a million times."""
     codec, spec = codec_for(name), spec_of(name)
-    good = codec.encode(batch(spec.dtype, 3, spec.shape)).data
+    good = codec.encode(batch(name, spec.dtype, 3, spec.shape))
     for seed in range(60):
-        data = mutant([good], Random(seed))
+        data = mutant([good.data], Random(seed))
         try:
-            decoded = codec.decode(Payload(name, spec.dtype, (3, *spec.shape), data), spec)
+            decoded = codec.decode(replace(good, data=data), spec)
         except CorruptPayload:
             continue
         assert decoded.shape == (3, *spec.shape)

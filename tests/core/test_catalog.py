@@ -55,7 +55,7 @@ def test_framework_named_modules_reach_the_real_frameworks() -> None:
 def test_a_wrong_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="no such codec: 'affin8'; nearest is \"affine\""):
         catalog.load("codec", "affin8")
-    with pytest.raises(ConfigError, match="valid: affine, bitplane"):
+    with pytest.raises(ConfigError, match="valid: affine, bfloat16, bitplane"):
         catalog.load("codec", "zzzz")
     with pytest.raises(ConfigError, match="no such codec"):
         catalog.load("codec", "_check")

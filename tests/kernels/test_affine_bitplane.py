@@ -22,7 +22,7 @@ _in_use: list[ModuleType] = [affine_oracle, bitplane_oracle]
 
 @pytest.fixture(params=sorted(MODULES), autouse=True)
 def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "compiled" and library() is None:
+    if request.param == "compiled" and library(wait=True) is None:
         pytest.skip("no C++ compiler")
     _in_use[:] = MODULES[request.param]
     yield

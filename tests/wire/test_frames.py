@@ -192,7 +192,9 @@ def test_a_budget_is_a_number(value: float) -> None:
             read(written(body))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("codec", ["raw", "affine", "bitplane", "float16"])
+@pytest.mark.parametrize(
+    "codec", ["raw", "affine", "bitplane", "float16", "bfloat16", "float8_e4m3", "float8_e4m3:row", "radix", "dithered"]
+)
 @pytest.mark.parametrize("shape", [(2, 2**31), (2**32 - 1, 3), (4096, 2**32 - 1, 2**32 - 1)])
 def test_huge_shapes_allocate_nothing(codec: str, shape: tuple[int, ...]) -> None:
     """Not even where the receiver expects that shape."""

@@ -4,6 +4,7 @@ Each file holds inputs and coded data in hexadecimal, little-endian. A new codec
 token, of the file or of a case. Where a library writes the bytes, its next version may write others that mean the
 same: such files say `"written_by": "a library"` and are only read; images then come out within `tolerance` levels,
 since decoders of lossy images may round as they like.
+A case's `params` are the payload's; a seed among them is the one it was coded with.
 """
 
 from __future__ import annotations
@@ -42,15 +43,17 @@ def array(case: dict[str, Any], key: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("codec", "case"), cases(written_here=True))
 def test_writes_the_golden_bytes(codec: str, case: dict[str, Any]) -> None:
-    payload = codec_for(codec).encode(array(case, "input"))
+    params = case.get("params", {})
+    payload = codec_for(codec).encode(array(case, "input"), seed=params.get("seed", 0))
     assert payload.data.hex() == case["data"]
     assert (payload.codec, payload.dtype, list(payload.shape)) == (codec, case["dtype"], case["shape"])
+    assert dict(payload.params) == params
 
 
 @pytest.mark.parametrize(("codec", "case"), cases())
 def test_reads_the_golden_bytes(codec: str, case: dict[str, Any]) -> None:
     shape = tuple(case["shape"])
-    payload = Payload(codec, case["dtype"], shape, bytes.fromhex(case["data"]))
+    payload = Payload(codec, case["dtype"], shape, bytes.fromhex(case["data"]), case.get("params", {}))
     decoded = codec_for(codec).decode(payload, TensorSpec(case["dtype"], shape[1:]))
     expected = array(case, "output")
     if tolerance := case.get("tolerance", 0):

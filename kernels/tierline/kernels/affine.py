@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import SimpleNamespace
+from numpy import ascontiguousarray
 
-import numpy as np
-
-from tierline.kernels.library import Buffer, address, bind
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
 from tierline.kernels.numpy import affine as oracle
-from tierline.kernels.numpy.affine import HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
+from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
+from tierline.kernels.numpy.affine_clip import num_dropped
 
-__all__ = ["HEADER_BYTES", "LIMIT", "decode", "encode", "max_scale", "row_bytes"]
+__all__ = ["CLIPS", "HEADER_BYTES", "LIMIT", "decode", "encode", "max_scale", "num_dropped", "row_bytes"]
+
+_compiled = binder(tl_affine_encode_cpu="ppnniinnu:i", tl_affine_decode_cpu="ppnnii:i")
+_CLIP_NUMBERS = {name: number for number, name in enumerate(CLIPS)}
 
 
-def encode(x_BV: Floats, bits: int = 8) -> bytes:
-    """See `numpy.affine.encode`."""
+def encode(
+    x_BV: Floats, bits: int = 8, clip: str = "minmax", dropped: int = 0, num_streams: int = 0, seed: int = 0
+) -> bytes:
+    """See `numpy.affine.encode`; `x_BV` may have more axes, rows lie along the first."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        return oracle.encode(x_BV, bits)
-    num_rows, num_values = x_BV.shape
-    x_BV = np.ascontiguousarray(x_BV)
-    keys_B2 = np.tile(np.array([2**31 - 1, -(2**31)], np.int32), (num_rows, 1))
-    out, bad = Buffer(num_rows * row_bytes(num_values, bits)), np.zeros(1, np.int32)
-    lib.tl_affine_range(address(x_BV), address(keys_B2), num_rows, num_values)
-    lib.tl_affine_header(address(keys_B2), out.address, address(bad), num_rows, num_values, bits)
-    if bad[0]:
+    size = x_BV.size
+    if lib is None or size == 0:
+        return oracle.encode(as_rows(x_BV), bits, clip, dropped, num_streams, seed)
+    num_rows = x_BV.shape[0]
+    num_values = size // num_rows
+    x_BV = ascontiguousarray(x_BV)
+    num_bytes = num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8)
+    data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
+    number = _CLIP_NUMBERS[clip]
+    if lib.tl_affine_encode_cpu(pointer(x_BV), data, num_rows, num_values, bits, number, dropped, num_streams, seed):
         raise ValueError("a value is NaN, infinite or above 2^126 in magnitude")
-    lib.tl_affine_codes(address(x_BV), out.address, num_rows, num_values, bits)
-    return out.data
+    return data
 
 
-def decode(data: bytes, x_BV: Floats, bits: int = 8) -> None:
-    """See `numpy.affine.decode`; `x_BV` must be contiguous."""
+def decode(data: bytes, x_BV: Floats, bits: int = 8, fresh: bool = False) -> None:
+    """See `numpy.affine.decode`; `x_BV` must be contiguous, may have more axes, and is `fresh` where never touched."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        oracle.decode(data, x_BV, bits)
+    size = x_BV.size
+    if lib is None or size == 0:
+        oracle.decode(data, as_rows(x_BV), bits)
         return
-    bad = np.zeros(1, np.int32)
-    lib.tl_affine_decode(data, address(x_BV), address(bad), *x_BV.shape, bits)
-    if bad[0]:
+    num_rows = x_BV.shape[0]
+    bad = lib.tl_affine_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows, bits, fresh)
+    if bad:
         raise ValueError(
-            "padding bits are set" if bad[0] == 2 else "a row's header holds no lo and scale that an encoder writes"
+            "padding bits are set" if bad == 2 else "a row's header holds no lo and scale that an encoder writes"
         )
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_affine_range="ppnn",
-        tl_affine_header="pppnni",
-        tl_affine_codes="ppnni",
-        tl_affine_decode="pppnni",
-    )

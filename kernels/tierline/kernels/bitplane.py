@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import SimpleNamespace
+from numpy import ascontiguousarray
 
-import numpy as np
-
-from tierline.kernels.library import Buffer, address, bind
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
 from tierline.kernels.numpy import bitplane as oracle
 from tierline.kernels.numpy.bitplane import Floats, row_bytes
 
 __all__ = ["decode", "encode", "row_bytes"]
 
+_compiled = binder(tl_bitplane_encode_cpu="ppnn:i", tl_bitplane_decode_cpu="ppnn:i")
+
 
 def encode(x_BV: Floats) -> bytes:
-    """See `numpy.bitplane.encode`."""
+    """See `numpy.bitplane.encode`; `x_BV` may have more axes, rows lie along the first."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        return oracle.encode(x_BV)
-    num_rows, num_values = x_BV.shape
-    x_BV = np.ascontiguousarray(x_BV)
-    out, bad = Buffer(num_rows * row_bytes(num_values)), np.zeros(1, np.int32)
-    lib.tl_bitplane_encode(address(x_BV), out.address, address(bad), num_rows, num_values)
-    if bad[0]:
+    size = x_BV.size
+    if lib is None or size == 0:
+        return oracle.encode(as_rows(x_BV))
+    num_rows = x_BV.shape[0]
+    num_values = size // num_rows
+    x_BV = ascontiguousarray(x_BV)
+    num_bytes = num_rows * ((num_values + 7) // 8)
+    data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
+    if lib.tl_bitplane_encode_cpu(pointer(x_BV), data, num_rows, num_values):
         raise ValueError("a value is NaN, which has no sign")
-    return out.data
+    return data
 
 
 def decode(data: bytes, x_BV: Floats) -> None:
-    """See `numpy.bitplane.decode`; `x_BV` must be contiguous."""
+    """See `numpy.bitplane.decode`; `x_BV` must be contiguous, and may have more axes."""
     lib = _compiled()
-    if lib is None or x_BV.size == 0:
-        oracle.decode(data, x_BV)
+    size = x_BV.size
+    if lib is None or size == 0:
+        oracle.decode(data, as_rows(x_BV))
         return
-    bad = np.zeros(1, np.int32)
-    lib.tl_bitplane_decode(data, address(x_BV), address(bad), *x_BV.shape)
-    if bad[0]:
+    num_rows = x_BV.shape[0]
+    if lib.tl_bitplane_decode_cpu(data, pointer(x_BV), num_rows, size // num_rows):
         raise ValueError("padding bits are set")
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_bitplane_encode="pppnn",
-        tl_bitplane_decode="pppnn",
-    )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 import numpy.typing as npt
 
-from tierline.kernels.library import address, bind
+from tierline.kernels.library import address, binder
 from tierline.kernels.numpy import cabac as oracle
 from tierline.kernels.numpy.cabac import Shape
 
 __all__ = ["Shape", "decode", "encode"]
+
+
+_compiled = binder(
+    tl_cabac_encode="pppppnpnnnnnii",
+    tl_cabac_decode="pnpppppnnnnnii",
+)
 
 
 def encode(data: bytes, shape: Shape, capacity: int) -> bytes | None:
@@ -48,12 +51,4 @@ def _fresh(bits: int) -> tuple[oracle.Integers, oracle.Integers]:
     return (
         np.full(oracle.NUM_CONTEXTS << bits, oracle.FIRST_STATE, np.int32),
         np.full(3 << bits, oracle.FIRST_WEIGHT, np.int32),
-    )
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_cabac_encode="pppppnpnnnnnii",
-        tl_cabac_decode="pnpppppnnnnnii",
     )

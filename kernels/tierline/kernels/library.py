@@ -1,18 +1,26 @@
 """The compiled library as this process uses it, or None where NumPy serves.
 
-`TIERLINE_KERNELS` says which: `auto` (default: compiled if it can be, else NumPy with one warning), `cpu` (compiled or
-an error) or `numpy`.
+`TIERLINE_KERNELS` says which: `auto` (default), `cpu` (compiled or an error; waits for the build) or `numpy`.
+`auto` never makes a caller wait: a cached library is loaded at once; else it is built by a process in the background
+while NumPy serves, and taken when it is there, for the bytes are the same. Only where it cannot be built does a
+warning say so, once.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import subprocess
+import sys
+import threading
 import warnings
-from functools import cache
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tierline.kernels import build
@@ -25,58 +33,163 @@ _TYPES: dict[str, Any] = {
     "i": ctypes.c_int,
     "u": ctypes.c_ulonglong,
     "f": ctypes.c_float,
+    "": None,
 }
 
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
-_new_bytes.restype = ctypes.py_object
-_bytes_address = ctypes.pythonapi.PyBytes_AsString
-_bytes_address.argtypes = (ctypes.py_object,)
-_bytes_address.restype = ctypes.c_void_p
+
+class Loader:
+    """Settles once whether there is a library; until then there is none, and every call looks again."""
+
+    def __init__(self, choice: str = "auto") -> None:
+        if choice not in CHOICES:
+            raise build.BuildError(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
+        self._choice = choice
+        self._settled = choice == "numpy"
+        self._loaded: ctypes.CDLL | None = None
+        self._builder: threading.Thread | None = None
+        self._failure = ""
+        self._lock = threading.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        return self._settled
+
+    def library(self, *, wait: bool = False) -> ctypes.CDLL | None:
+        """The library; ctypes releases the GIL around its calls. Raises BuildError if `cpu` is asked for and fails."""
+        if not self._settled and (wait or self._builder is None or not self._builder.is_alive()):
+            with self._lock:
+                if not self._settled:
+                    self._settle(wait or self._choice == "cpu")
+        return self._loaded
+
+    def _settle(self, wait: bool) -> None:
+        try:
+            path = build.cached()
+            if path is None and wait:
+                path = build.library()
+            if path is None and self._builder is None:
+                build.compiler()
+                self._builder = threading.Thread(target=self._build, name="kernels-build", daemon=True)
+                self._builder.start()
+                return
+            if path is None:
+                raise build.BuildError(self._failure)
+            self._loaded = ctypes.CDLL(str(path))
+        except (build.BuildError, OSError) as error:
+            if self._choice == "cpu":
+                raise
+            self._settled = True
+            warnings.warn(f"codecs run in NumPy, which is slower: {error}", RuntimeWarning, stacklevel=4)
+        self._settled = True
+
+    def _build(self) -> None:
+        """In a process of its own, which goes on if this one ends."""
+        done = subprocess.run(
+            build_command(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+        )
+        self._failure = done.stderr.strip() or f"the build ended with status {done.returncode}"
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The library; ctypes releases the GIL around its calls. Raises BuildError if `cpu` is asked for and fails."""
-    choice = os.environ.get("TIERLINE_KERNELS", "auto")
-    if choice not in CHOICES:
-        raise build.BuildError(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
-    if choice == "numpy":
-        return None
-    try:
-        return ctypes.CDLL(str(build.library()))
-    except (build.BuildError, OSError) as error:
-        if choice == "cpu":
-            raise
-        warnings.warn(f"codecs run in NumPy, which is slower: {error}", RuntimeWarning, stacklevel=2)
-        return None
+def build_command() -> list[str]:
+    """Builds the library at low priority, for the first samples go first."""
+    root = str(Path(build.__file__).parents[2])
+    lines = (
+        f"import os, sys; os.nice(10); sys.path.insert(0, {root!r})",
+        "from tierline.kernels import build; sys.exit(build.main())",
+    )
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
+_loaders: list[Loader] = []
+
+
+def library(*, wait: bool = False) -> ctypes.CDLL | None:
+    """What `TIERLINE_KERNELS` asks for. None while it is built, unless `wait`; None for good where NumPy serves."""
+    if not _loaders:
+        _loaders.append(Loader(os.environ.get("TIERLINE_KERNELS", "auto")))
+    return _loaders[0].library(wait=wait)
 
 
 def bind(**signatures: str) -> SimpleNamespace | None:
-    """Entries of the library by name, or None where NumPy serves.
+    """Entries of the library by name, or None where NumPy serves (perhaps only until the library is built).
 
-    A letter per argument: p pointer, n 64-bit count, i int, u unsigned 64-bit, f float. Entries return nothing.
+    A letter per argument: p pointer, n 64-bit count, i int, u unsigned 64-bit, f float; then perhaps a colon and the
+    letter of what it returns.
     """
     loaded = library()
     if loaded is None:
         return None
     entries = SimpleNamespace()
     for name, signature in signatures.items():
+        letters, _, returns = signature.partition(":")
         entry = loaded[name]  # an own function object: attribute access would share it, and its types, by name
-        entry.argtypes, entry.restype = tuple(_TYPES[letter] for letter in signature), None
+        entry.argtypes, entry.restype = tuple(_TYPES[letter] for letter in letters), _TYPES[returns]
         setattr(entries, name, entry)
     return entries
 
 
+def binder(**signatures: str) -> Callable[[], SimpleNamespace | None]:
+    """`bind` that is asked before every call: binds at the first one that finds the library."""
+    bound: SimpleNamespace | None = None
+
+    def entries() -> SimpleNamespace | None:
+        nonlocal bound
+        if bound is None:
+            bound = bind(**signatures)
+        return bound
+
+    return entries
+
+
+ZEROED_BYTES = 8192
+"""Up to here `bytes(n)` is had sooner than `uncleared(None, n)`."""
+uncleared = ctypes.pythonapi.PyBytes_FromStringAndSize
+uncleared.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+uncleared.restype = ctypes.py_object
+_bytes_address = ctypes.pythonapi.PyBytes_AsString
+_bytes_address.argtypes = (ctypes.py_object,)
+_bytes_address.restype = ctypes.c_void_p
+
+
 class Buffer:
-    """Fresh bytes that a kernel fills before anybody reads them: saves the copy that a NumPy buffer would need."""
+    """Fresh bytes that a kernel fills before anybody reads them: saves the copy that a NumPy buffer would need.
+
+    An entry takes `data` where it takes a pointer; `address` is for those that fill a part.
+    """
+
+    __slots__ = ("address", "data")
 
     def __init__(self, num_bytes: int) -> None:
-        self.data: bytes = _new_bytes(None, num_bytes)
+        self.data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
         self.address: int = _bytes_address(self.data)
+
+
+def as_rows(x_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A batch with any axes as (B, V); a view where the array is contiguous, as one that is written to must be."""
+    return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
 def address(array: npt.NDArray[Any]) -> int:
     """Where an array's first value lies; the array must be contiguous and outlive the call."""
-    pointer: int = array.__array_interface__["data"][0]
-    return pointer
+    place: int = array.__array_interface__["data"][0]
+    return place
+
+
+def pointer(array: npt.NDArray[Any]) -> Any:
+    """`address` as entries take it and nothing else does: had ten times as fast.
+
+    NumPy keeps the pointer first behind the head that all objects of CPython have, which is looked at once below.
+    """
+    return _pointer_at(id(array) + _HEAD_BYTES)
+
+
+_pointer_at = ctypes.c_void_p.from_address
+_HEAD_BYTES = object.__basicsize__
+_probe = np.arange(12.0)
+if sys.implementation.name != "cpython" or any(pointer(a).value != address(a) for a in (_probe, _probe[5:])):
+    pointer = address

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 
-from tierline.kernels.library import address, bind
+from tierline.kernels.library import address, binder
 from tierline.kernels.numpy import sparse_bitmap as oracle
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Counts, Floats, padding_is_clear, row_bytes
 
@@ -17,6 +16,14 @@ BLOCK_VALUES = 512
 """Of one independent piece of a row, as in the header."""
 SLACK_VALUES = 16
 """Behind gathered values, which kernels write and read but nobody uses."""
+
+
+_compiled = binder(
+    tl_sparse_mark="ppnn",
+    tl_sparse_count="ppnn",
+    tl_sparse_gather="ppppnn",
+    tl_sparse_scatter="ppppnn",
+)
 
 
 def mark(x_BV: Floats) -> Bytes:
@@ -78,13 +85,3 @@ def _block_counts(lib: SimpleNamespace, bitmap_BP: Bytes) -> Counts:
     counts_BK = np.empty((num_rows, -(-num_bytes * 8 // BLOCK_VALUES)), np.int64)
     lib.tl_sparse_count(address(bitmap_BP), address(counts_BK), num_rows, 8 * num_bytes)
     return counts_BK
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_sparse_mark="ppnn",
-        tl_sparse_count="ppnn",
-        tl_sparse_gather="ppppnn",
-        tl_sparse_scatter="ppppnn",
-    )

@@ -5,13 +5,12 @@ The k-th largest magnitude is found by three histograms over 11, 11 and 9 of its
 
 from __future__ import annotations
 
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 
-from tierline.kernels.library import address, bind
+from tierline.kernels.library import address, binder
 from tierline.kernels.numpy import topk as oracle
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Floats, row_bytes
 from tierline.kernels.numpy.topk import pack_positions, positions_bytes, unpack_positions
@@ -21,6 +20,12 @@ __all__ = ["choose", "pack_positions", "positions_bytes", "unpack_positions"]
 _BINS = 2048
 _SHIFTS = (22, 11, 0)
 _INFINITY = 0x7F800000
+
+
+_compiled = binder(
+    tl_topk_histogram="pppnni",
+    tl_topk_mark="ppppnn",
+)
 
 
 def choose(x_BV: Floats, num_chosen: int) -> Bytes:
@@ -59,11 +64,3 @@ def _least(lib: SimpleNamespace, x_BV: Floats, num_chosen: int) -> tuple[npt.NDA
         wanted_B -= (from_top_Bh[at_B, bin_B] - num_bin_B).astype(np.int32)
         found_B = (found_B << 11 | (_BINS - 1 - bin_B)).astype(np.int32)
     return found_B, num_bin_B, wanted_B
-
-
-@cache
-def _compiled() -> SimpleNamespace | None:
-    return bind(
-        tl_topk_histogram="pppnni",
-        tl_topk_mark="ppppnn",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,14 @@ from tierline.core.protocols import Codec
 from tierline.core.types import Array, Payload, TensorSpec
 
 FLOAT32 = np.dtype(np.float32)
+_dtype = cache(np.dtype)
+"""Looking a name up costs what coding a small map does."""
+
+
+def check_floats(x_B: Array, codec: str) -> None:
+    """Raise ShapeMismatch for another dtype than float32 or a scalar."""
+    if x_B.dtype != FLOAT32 or x_B.ndim == 0:
+        raise ShapeMismatch(f"{codec}: takes a batch of float32, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
 
 
 class CodeRows(NamedTuple):
@@ -25,8 +34,15 @@ class CodeRows(NamedTuple):
 
 def float_rows(x_B: Array, codec: str) -> Array:
     """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
-    if x_B.dtype != FLOAT32 or x_B.ndim == 0:
-        raise ShapeMismatch(f"{codec}: takes a batch of float32, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
+    check_floats(x_B, codec)
+    return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
+
+
+def rows(x_B: Array, codec: str, dtypes: tuple[str, ...]) -> Array:
+    """A batch of one of these dtypes, in native byte order, as (B, V). Raises ShapeMismatch for others or a scalar."""
+    if x_B.ndim == 0 or not any(x_B.dtype == _dtype(name) for name in dtypes):
+        names = ", ".join(dtypes)
+        raise ShapeMismatch(f"{codec}: takes a batch of {names}, got {x_B.dtype}{list(x_B.shape)}; cast it or use raw")
     return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
@@ -54,8 +70,8 @@ def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
     """The array to decode into: `out`, or a new one. Raises ShapeMismatch for an `out` that does not fit exactly."""
     shape = (num_rows, *limit.shape)
     if out is None:
-        return np.empty(shape, limit.dtype)
-    if out.shape != shape or out.dtype != np.dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
+        return np.empty(shape, _dtype(limit.dtype))
+    if out.shape != shape or out.dtype != _dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
         raise ShapeMismatch(
             f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
         )

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import CodeRows, check_head, check_length, float_rows, result
+from tierline.core.codec._check import FLOAT32, CodeRows, check_floats, check_head, check_length, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -28,18 +28,19 @@ class Bitplane:
     code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
+        if x_B.dtype is not FLOAT32 or not x_B.ndim:  # the usual case costs no call: a small map takes as long as ten
+            check_floats(x_B, "bitplane")
         try:
-            return Payload("bitplane", "float32", x_B.shape, kernel.encode(float_rows(x_B, "bitplane")))
+            return Payload("bitplane", "float32", x_B.shape, kernel.encode(x_B))
         except ValueError as error:
             raise CodecError(f"bitplane: {error}; use float16 or raw for such values") from None
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "bitplane", self.dtypes, limit, max_rows)
-        num_values = math.prod(limit.shape)
-        check_length(payload, num_rows * kernel.row_bytes(num_values))
+        check_length(payload, num_rows * kernel.row_bytes(math.prod(limit.shape)))
         x_B = result(out, num_rows, limit)
         try:
-            kernel.decode(payload.data, x_B.reshape(num_rows, num_values))
+            kernel.decode(payload.data, x_B)
         except ValueError as error:
             raise CorruptPayload(f"bitplane: {error}") from None
         return x_B

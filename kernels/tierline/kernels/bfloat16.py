@@ -1,0 +1,36 @@
+"""`numpy.bfloat16`, compiled: same functions, same bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tierline.kernels.library import Buffer, binder, pointer
+from tierline.kernels.numpy import bfloat16 as oracle
+from tierline.kernels.numpy.bfloat16 import Floats, row_bytes
+
+__all__ = ["decode", "encode", "row_bytes"]
+
+_compiled = binder(
+    tl_bfloat16_encode="ppn",
+    tl_bfloat16_decode="ppn",
+)
+
+
+def encode(x_BV: Floats) -> bytes:
+    """See `numpy.bfloat16.encode`."""
+    lib = _compiled()
+    if lib is None or x_BV.size == 0:
+        return oracle.encode(x_BV)
+    x_BV = np.ascontiguousarray(x_BV)
+    out = Buffer(row_bytes(x_BV.size))
+    lib.tl_bfloat16_encode(pointer(x_BV), out.address, x_BV.size)
+    return out.data
+
+
+def decode(data: bytes, x_BV: Floats) -> None:
+    """See `numpy.bfloat16.decode`."""
+    lib = _compiled()
+    if lib is None or x_BV.size == 0:
+        oracle.decode(data, x_BV)
+        return
+    lib.tl_bfloat16_decode(data, pointer(x_BV), x_BV.size)

@@ -1,0 +1,94 @@
+// Ranges of `affine` that leave outliers out, for the CPU. Counts are integers and sums are taken in a stated order, so
+// that the oracle, numpy/affine_clip.py, finds the same ranges.
+#pragma once
+#include "affine.h"
+#if !TL_GPU
+
+template <int N> static tl_i64 tl_affine_total(const tl_u32 (&count)[4][N], tl_i64 bin) {
+    return (tl_i64)count[0][bin] + count[1][bin] + count[2][bin] + count[3][bin];
+}
+
+// Key of the value that has `rank` smaller or equal ones before it in sorted order: a radix selection, 11, 11, 10 bits.
+static tl_i32 tl_affine_ranked(const float *row, tl_i64 num_values, tl_i64 rank) {
+    static const tl_i32 shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
+    tl_u32 found = 0;
+    for (tl_i32 pass = 0; pass < 3; ++pass) {
+        tl_u32 count[4][2048] = {{0}};  // four, for a repeated digit would otherwise wait for its own last increment
+        tl_i32 shift = shifts[pass], above = shift + widths[pass];
+        tl_u32 mask = (1u << widths[pass]) - 1;
+        for (tl_i64 i = 0; i < num_values; ++i) {
+            tl_u32 key = (tl_u32)tl_key(row[i]) ^ 0x80000000u;
+            if (pass == 0 || key >> above == found >> above) ++count[i & 3][key >> shift & mask];
+        }
+        tl_u32 digit = 0;
+        for (tl_i64 here; rank >= (here = tl_affine_total(count, digit)); ++digit) rank -= here;
+        found |= digit << shift;
+    }
+    return (tl_i32)(found ^ 0x80000000u);
+}
+
+struct tl_affine_sums {
+    double count, first, second;  // of the values up to a bin: how many, sum of bins, sum of squared bins
+};
+
+// Squared error, in bins, of rounding every value to the nearest of steps + 1 even levels from bin lo to bin hi.
+static double tl_affine_error(const tl_affine_sums *before, tl_i64 num_bins, tl_i64 lo, tl_i64 hi, tl_i32 steps) {
+    double step = (double)(hi - lo) / (double)steps, error = 0.0;
+    tl_i64 start = 0;
+    for (tl_i32 level = 0; level <= steps; ++level) {
+        double place = (double)lo + (double)level * step;
+        tl_i64 end = level == steps ? num_bins : (tl_i64)(place + step * 0.5) + 1;
+        double count = before[end].count - before[start].count, first = before[end].first - before[start].first;
+        error += (before[end].second - before[start].second) - 2.0 * place * first + place * place * count;
+        start = end;
+    }
+    return error;
+}
+
+// Narrows [lo, hi] to the range of least squared error: values are counted in some 2048 even bins whose ends are levels
+// of the whole range, all ranges between 16ths of it are tried, and the best one's ends move by halving steps.
+static void tl_affine_least_error(const float *row, tl_i64 num_values, tl_i32 steps, float *lo, float *hi) {
+    enum { MOST_BINS = 2304, COARSE = 16 };
+    const tl_i32 num_bins = steps * ((2048 + steps - 1) / steps) + 1;
+    const float span = *hi - *lo, low = *lo;
+    if (!(span > (float)num_bins * TL_AFFINE_TINY)) return;
+    const float inverse = (float)(num_bins - 1) / span;
+    tl_u32 count[4][MOST_BINS] = {{0}};  // see tl_affine_ranked
+    for (tl_i64 first = 0; first < num_values; first += TL_TILE) {
+        tl_i64 num = num_values - first < TL_TILE ? num_values - first : TL_TILE;
+        tl_u32 bin[TL_TILE];
+        for (tl_i64 k = 0; k < num; ++k) bin[k] = tl_nearest((row[first + k] - low) * inverse);
+        for (tl_i64 k = 0; k < num; ++k) ++count[k & 3][bin[k]];
+    }
+    tl_affine_sums before[MOST_BINS + 1] = {{0.0, 0.0, 0.0}};
+    for (tl_i32 k = 0; k < num_bins; ++k) {
+        double here = (double)tl_affine_total(count, k);
+        before[k + 1].count = before[k].count + here;
+        before[k + 1].first = before[k].first + here * k;
+        before[k + 1].second = before[k].second + here * ((double)k * k);
+    }
+    tl_i64 best_lo = 0, best_hi = num_bins - 1;
+    double best = tl_affine_error(before, num_bins, best_lo, best_hi, steps);
+    for (tl_i64 i = 0; i < COARSE; ++i)
+        for (tl_i64 j = i + 1; j <= COARSE; ++j) {
+            tl_i64 from = (num_bins - 1) * i / COARSE, to = (num_bins - 1) * j / COARSE;
+            double error = tl_affine_error(before, num_bins, from, to, steps);
+            if (error < best) best = error, best_lo = from, best_hi = to;
+        }
+    for (tl_i64 move = num_bins / (2 * COARSE); move; move /= 2)
+        for (bool moved = true; moved;) {
+            moved = false;
+            const tl_i64 tries[4][2] = {{-move, 0}, {move, 0}, {0, -move}, {0, move}};
+            for (const auto &by : tries) {
+                tl_i64 from = best_lo + by[0], to = best_hi + by[1];
+                if (from < 0 || to >= num_bins || from >= to) continue;
+                double error = tl_affine_error(before, num_bins, from, to, steps);
+                if (error < best) best = error, best_lo = from, best_hi = to, moved = true;
+            }
+        }
+    float width = span / (float)(num_bins - 1);
+    float from = low + (float)best_lo * width, to = low + (float)best_hi * width;
+    if (best_hi < num_bins - 1) *hi = to;
+    if (best_lo > 0) *lo = from;
+}
+#endif

@@ -1,0 +1,164 @@
+"""How a process comes by the compiled library: from the cache, from the background, or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tierline.kernels import affine, bitplane, build
+from tierline.kernels.library import Buffer, Loader, address, library, pointer
+from tierline.kernels.numpy import affine as affine_oracle
+from tierline.kernels.numpy import bitplane as bitplane_oracle
+
+SOURCE = "#pragma once\n" + 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n'
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library of one entry that compiles at once, in a cache of its own; skips without a compiler."""
+    try:
+        build.compiler()
+    except build.BuildError:
+        pytest.skip("no C++ compiler")
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "answer.h").write_text(SOURCE)
+    monkeypatch.setattr(build, "SOURCE", source)
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def settled(loader: Loader) -> object:
+    """What `auto` finds once the background has done its work."""
+    ends = time.monotonic() + 60
+    while loader.library() is None and not loader.is_settled:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    return loader.library()
+
+
+def test_cpu_waits_for_the_build(small: Path) -> None:
+    loaded = Loader("cpu").library()
+    assert loaded is not None
+    assert loaded.answer() == 42
+
+
+def test_a_cached_library_needs_no_compiler(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = build.library()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert build.cached() == made
+    assert Loader("auto").library() is not None
+
+
+def test_a_changed_source_is_not_served_from_the_cache(small: Path) -> None:
+    build.library()
+    (small / "src" / "answer.h").write_text(SOURCE.replace("42", "43"))
+    assert build.cached() is None
+
+
+def test_without_a_compiler_numpy_serves_with_one_warning(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    loader = Loader("auto")
+    with pytest.warns(RuntimeWarning, match="no C\\+\\+ compiler"):
+        assert loader.library() is None
+    assert loader.library() is None  # a second warning would be an error
+    with pytest.raises(build.BuildError, match="no C\\+\\+ compiler"):
+        Loader("cpu").library()
+
+
+def test_auto_builds_in_the_background_and_takes_the_library_when_it_is_there(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tierline.kernels.library.build_command", lambda: _builder(small / "src"))
+    loader = Loader("auto")
+    assert loader.library() is None  # at once
+    assert not loader.is_settled
+    loaded = settled(loader)
+    assert loaded is not None
+
+
+def test_a_build_that_fails_in_the_background_leaves_numpy_with_its_reason(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small / "src" / "answer.h").write_text("this is no C++\n")
+    monkeypatch.setattr("tierline.kernels.library.build_command", lambda: _builder(small / "src"))
+    loader = Loader("auto")
+    assert loader.library() is None
+    with pytest.warns(RuntimeWarning, match="failed with status"):
+        assert settled(loader) is None
+    assert loader.is_settled
+
+
+def _builder(source: Path) -> list[str]:
+    root = str(Path(build.__file__).parents[2])
+    lines = (
+        f"import sys, pathlib; sys.path.insert(0, {root!r}); from tierline.kernels import build",
+        f"build.SOURCE = pathlib.Path({str(source)!r}); sys.exit(build.main())",
+    )
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
+def test_an_unknown_choice_is_named() -> None:
+    with pytest.raises(build.BuildError, match="TIERLINE_KERNELS='gpu'"):
+        Loader("gpu")
+
+
+def test_a_pointer_is_where_the_values_lie() -> None:
+    x_B = np.arange(12.0, dtype=np.float32)
+    for array in (x_B, x_B[3:], x_B.reshape(3, 4)):
+        assert getattr(pointer(array), "value", pointer(array)) == address(array) == array.ctypes.data
+
+
+@pytest.mark.parametrize("num_bytes", [1, 8192, 8193])
+def test_a_buffer_is_its_own(num_bytes: int) -> None:
+    one, other = Buffer(num_bytes), Buffer(num_bytes)
+    assert len(one.data) == num_bytes
+    assert one.address != other.address
+
+
+@pytest.mark.slow
+def test_the_baseline_without_clones_writes_the_same_bytes(tmp_path: Path) -> None:
+    """What a processor without AVX, or of another family, runs."""
+    if library(wait=True) is None:
+        pytest.skip("no C++ compiler")
+    plain = build.library(flags=(*build.FLAGS, "-DTL_NO_CLONES"))
+    script = tmp_path / "encode.py"
+    script.write_text(_ENCODE)
+    root = str(Path(build.__file__).parents[2])
+    done = subprocess.run([sys.executable, str(script), root, str(plain)], capture_output=True, check=True, timeout=120)
+    assert done.stdout == _encode(affine, bitplane) == _encode(affine_oracle, bitplane_oracle)
+
+
+def _encode(affine: object, bitplane: object) -> bytes:
+    names = {"affine": affine, "bitplane": bitplane}
+    exec(_CASES, names)
+    return names["coded"]  # type: ignore[return-value]
+
+
+_CASES = """
+import numpy as np
+x_BV = np.random.default_rng(3).normal(size=(3, 1001)).astype(np.float32)
+coded = bitplane.encode(x_BV)
+for bits in range(1, 9):
+    for clip in ("minmax", "percentile", "mse"):
+        coded += affine.encode(x_BV, bits, clip, 20, bits % 3, 7)
+"""
+_ENCODE = (
+    """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+from tierline.kernels import affine, bitplane, library
+loader = library.Loader("numpy")
+loader._loaded = ctypes.CDLL(sys.argv[2])
+library._loaders.append(loader)
+"""
+    + _CASES
+    + "sys.stdout.buffer.write(coded)\n"
+)
