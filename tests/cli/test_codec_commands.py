@@ -18,7 +18,7 @@ from tierline.cli.trial import codec as trial
 from tierline.core import catalog
 from tierline.core.coding import codec_for
 from tierline.core.errors import MissingDependency
-from tierline.kernels import build
+from tierline.kernels import build, cubin
 
 
 @pytest.fixture(autouse=True)
@@ -129,15 +129,29 @@ def test_kernels_build_without_a_compiler(capsys: Any, monkeypatch: pytest.Monke
     assert (code, "install g++ or clang" in error) == (13, True)
 
 
+def test_kernels_build_makes_cubins_too(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = tmp_path / "kernels.so"
+    made.write_bytes(b"12345")
+    monkeypatch.setattr(build, "library", lambda cxx=None: made)
+    monkeypatch.setattr(cubin, "build", lambda targets: {t: made if t == "sm_87" else "refused" for t in targets})
+    _, out, _ = run(capsys, "kernels", "build", "--gpu", "sm_87", "--gpu", "sm_72", "--format", "json")
+    assert [(row["target"], row["bytes"]) for row in json.loads(out)] == [("cpu", 5), ("sm_87", 5), ("sm_72", 0)]
+    _, out, _ = run(capsys, "kernels", "build", "--gpu", "all", "--format", "json")
+    assert [row["target"] for row in json.loads(out)] == ["cpu", *cubin.TARGETS]
+    code, _, error = run(capsys, "kernels", "build", "--gpu", "orin")
+    assert (code, "--gpu orin" in error) == (2, True)
+
+
 def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIERLINE_KERNELS", "numpy")
     assert (kernels().state, kernels().found) == ("warn", "NumPy: TIERLINE_KERNELS=numpy")
     monkeypatch.delenv("TIERLINE_KERNELS")
 
-    def none(cxx: str | None = None) -> Path:
+    def none() -> str:
         raise build.BuildError("no C++ compiler on PATH")
 
-    monkeypatch.setattr(build, "library", none)
+    monkeypatch.setattr(build, "cached", lambda: None)
+    monkeypatch.setattr(build, "compiler", none)
     assert (kernels().state, kernels().found) == ("warn", "NumPy: no C++ compiler on PATH")
     monkeypatch.setenv("TIERLINE_KERNELS", "cpu")
     assert kernels().state == "fail"
@@ -145,7 +159,13 @@ def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> No
     assert (kernels().state, kernels().found) == ("fail", "TIERLINE_KERNELS=gpu")
 
 
+def test_the_doctor_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cached", lambda: None)
+    monkeypatch.setattr(build, "compiler", lambda: "/usr/bin/c++")
+    assert (kernels().state, kernels().found) == ("ok", "the first use compiles them with /usr/bin/c++")
+
+
 def test_the_doctor_names_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(build, "library", lambda: tmp_path / "here.so")
+    monkeypatch.setattr(build, "cached", lambda: tmp_path / "here.so")
     monkeypatch.setattr(ctypes, "CDLL", lambda path: path)
     assert (kernels().state, kernels().found) == ("ok", f"compiled: {tmp_path / 'here.so'}")

@@ -101,7 +101,7 @@ def _engine() -> Check:
 
 
 def kernels() -> Check:
-    """Compiled, or NumPy and why; compiles where that is still to do."""
+    """Compiled, still to be compiled, or NumPy and why; writes nothing."""
     from tierline.kernels import build, library
 
     choice = os.environ.get("TIERLINE_KERNELS", "auto")
@@ -111,7 +111,9 @@ def kernels() -> Check:
         fix = f"set it to one of {', '.join(library.CHOICES)}, or unset it"
         return Check("kernels", "fail", f"TIERLINE_KERNELS={choice}", fix)
     try:
-        path = build.library()
+        path = build.cached()
+        if path is None:
+            return Check("kernels", "ok", f"the first use compiles them with {build.compiler()}")
         ctypes.CDLL(str(path))
     except (build.BuildError, OSError) as error:
         fix = "install g++ or clang: compiled codecs are several times faster"

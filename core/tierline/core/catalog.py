@@ -56,7 +56,6 @@ def load(room: str, name: str, part: str | None = None) -> type[Any]:
     return next(iter(classes.values()))
 
 
-@cache
 def is_usable(room: str, name: str) -> bool:
     """Whether the packages that an algorithm needs are installed."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,10 @@ app = typer.Typer(help="Compile the codecs' inner loops.", rich_markup_mode=None
 @app.command()
 def build(
     cxx: Annotated[str, typer.Option("--cxx", help="C++ compiler; else CXX, c++, g++ or clang++.")] = "",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option("--gpu", help="Make cubins for this architecture too: sm_87, ..., or all. Can be repeated."),
+    ] = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -26,7 +31,7 @@ def build(
         path = library(cxx or None)
     except BuildError as error:
         raise MissingDependency(f"{error}; without a library codecs run in NumPy, slower") from None
-    emit([_built("cpu", path)], form, output)
+    emit([_built("cpu", path), *_cubins(gpu or [])], form, output)
 
 
 @app.command()
@@ -36,6 +41,28 @@ def show(form: FormatOption = Format.TABLE, output: OutputOption = None) -> None
 
     check = kernels()
     emit([{"kernels": check.found, "state": check.state, "fix": check.fix}], form, output)
+
+
+def _cubins(wanted: list[str]) -> list[dict[str, str | int]]:
+    """A row per architecture; one that the CUDA compiler refuses says so."""
+    from tierline.core.errors import ConfigError, MissingDependency
+    from tierline.kernels import cubin
+    from tierline.kernels.build import BuildError
+
+    if not wanted:
+        return []
+    targets = cubin.TARGETS if "all" in wanted else tuple(wanted)
+    for name in targets:
+        if not re.fullmatch(r"sm_\d{2,3}[a-z]?", name):
+            raise ConfigError(f"--gpu {name}: an architecture such as {', '.join(cubin.TARGETS)}, or all")
+    try:
+        made = cubin.build(targets)
+    except BuildError as error:
+        raise MissingDependency(f"{error}; install a CUDA toolkit or the package nvidia-cuda-nvrtc") from None
+    return [
+        _built(target, path) if isinstance(path, Path) else {"target": target, "bytes": 0, "library": f"none: {path}"}
+        for target, path in made.items()
+    ]
 
 
 def _built(target: str, path: Path) -> dict[str, str | int]:
