@@ -32,6 +32,7 @@ ROOMS = {
     "topology": "tierline.learning.topology",
     "reduce": "tierline.learning.reduce",
     "strategy": "tierline.learning.strategy",
+    "compress": "tierline.learning.compress",
     "partition": "tierline.models.data.partition",
     "model": "tierline.models.zoo",
 }
