@@ -1,6 +1,7 @@
 """The values of largest magnitude of each tensor; the others are taken for zeros.
 
-    C(x)_i = x_i if |x_i| is among the k largest, else 0;   k = max(1, floor(share d));   |C(x) - x|^2 <= (1 - k/d) |x|^2
+    C(x)_i = x_i if |x_i| is among the k largest, else 0;   k = max(1, floor(share d))
+    |C(x) - x|^2 <= (1 - k/d) |x|^2
 
 Aji, Heafield, "Sparse Communication for Distributed Gradient Descent", EMNLP 2017, section 3, without its memory, which
 `error_feedback` is; the contraction is from Stich, Cordonnier, Jaggi, "Sparsified SGD with Memory", NeurIPS 2018,
