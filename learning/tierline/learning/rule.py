@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,9 @@ class Rule(Protocol):
 
 class Reducer(Protocol):
     """A way to average one value over all nodes of a turn, exactly or compressed."""
+
+    exact: ClassVar[bool]
+    """The mean up to rounding; others err by as much as their files say."""
 
     def mean(self, key: str, value: Params, t: Turn, *, weight: float = 1.0) -> Effects[Params]:
         """Weighted mean of every node's `value`; `key` names the value and must be unique within the turn."""

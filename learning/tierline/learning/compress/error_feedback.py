@@ -4,8 +4,8 @@
 
 so that what was sent plus what is remembered is the sum of all updates, for every beta. Seide et al., "1-Bit Stochastic
 Gradient Descent", Interspeech 2014; Karimireddy, Rebjock, Stich, Jaggi, "Error Feedback Fixes SignSGD and other
-Gradient Compression Schemes", ICML 2019, Algorithm 2 (beta = 1); weighted as in Abdi, Fekri, "Quantized Compressive Sampling of
-Stochastic Gradients for Efficient Communication in Distributed Deep Learning", AAAI 2020, where an unbiased C of
+Gradient Compression Schemes", ICML 2019, Algorithm 2 (beta = 1). Weighted as in Abdi, Fekri, "Quantized Compressive
+Sampling of Stochastic Gradients for Efficient Communication in Distributed Deep Learning", AAAI 2020: an unbiased C of
 relative error w needs beta < min(1, 2 / (1 + w)) and does best at 1 / (1 + w); a contraction does best at 1.
 Deviations: from the authors' code, which leaves the term (1 - beta) r out and so loses updates. The update, not the
 update times the learning rate, is fed back: with a learning rate that changes, feed steps.

@@ -5,6 +5,8 @@ Status: checked (against NumPy; equal bits in every order of arrival).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tierline.core.arrays import Params
 from tierline.learning.effects import Effects, reduce
 from tierline.learning.fixed import FRACTION_BITS
@@ -13,6 +15,8 @@ from tierline.learning.rule import State, Turn
 
 class Mean:
     """Averages without compression. `fraction_bits` is the resolution of the sum, see `learning.fixed`."""
+
+    exact: ClassVar[bool] = True
 
     def __init__(self, *, fraction_bits: int = FRACTION_BITS) -> None:
         self._fraction_bits = fraction_bits
