@@ -97,14 +97,14 @@ class Compressor(Protocol):
 
     def compress(self, key: Key, update: Array | Factors) -> Compressed:
         """Raises ShapeMismatch for what is no float32 array, CodecError naming the tensor for NaN, infinities and
-        magnitudes above 2^120."""
+        magnitudes above 2^100."""
         ...
 
     def expand(self, key: Key, message: Compressed, side: Array | None = None) -> Floats:
         """An array of the update's shape. `key` is the sender's. Remembers nothing.
 
         Raises BadFrame for a message made under another key or by another compressor, CorruptPayload for bytes that no
-        encoder made, RuleError without the side information it needs.
+        encoder made or that stand for NaN or infinities, RuleError without the side information it needs.
         """
         ...
 

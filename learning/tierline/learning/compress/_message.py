@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from tierline.core.coding import codec_for
-from tierline.core.errors import BadFrame, CodecError, ShapeMismatch
+from tierline.core.errors import BadFrame, CodecError, CorruptPayload, ShapeMismatch
 from tierline.core.rng import Key
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.learning.compressor import SCALAR_BYTES, STAMP_BYTES, Compressed, Factors, Floats
 from tierline.learning.rule import State
 
-MAX_MAGNITUDE = 2.0**120
-"""Room below float32's end for scales and sums."""
+MAX_MAGNITUDE = 2.0**100
+"""Room below float32's end for norms and sums."""
 
 
 class Stateless:
@@ -73,7 +74,7 @@ def checked(key: Key, update: Array | Factors) -> Floats:
     # The negation catches NaN too.
     if not float(np.abs(x).max(initial=0.0)) <= MAX_MAGNITUDE:
         raise CodecError(
-            f"compress: {key.tensor!r} holds values that are not finite, or above 2^120; a smaller lr may help"
+            f"compress: {key.tensor!r} holds values that are not finite, or above 2^100; a smaller lr may help"
         )
     return x
 
@@ -102,20 +103,36 @@ def opened(key: Key, message: Compressed, *names: str) -> tuple[Payload, ...]:
 
 
 def scalar(message: Compressed, name: str) -> float:
-    """A finite number of the message. Raises BadFrame."""
+    """A number of the message that float32 holds. Raises BadFrame."""
     value = message.scalars.get(name, math.nan)
-    if not math.isfinite(value):
-        raise BadFrame(f"compress: number {name!r} of a message is {value}, expected a finite one")
+    if not abs(value) <= 2.0**127:
+        raise BadFrame(f"compress: number {name!r} of a message is {value}, expected one of at most 2^127")
     return value
 
 
-def coded(rows_BV: Array, token: str, *, seed: int = 0) -> Payload:
-    return codec_for(token).encode(rows_BV, seed=seed)
+def restored(key: Key, message: Compressed, values: Array) -> Floats:
+    """What a message stands for, in its shape. Raises CorruptPayload where that is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x: Floats = values.astype(np.float32).reshape(message.shape)
+    if not np.isfinite(x).all():
+        raise CorruptPayload(f"compress: the message for {key.tensor!r} stands for values that are not finite")
+    return x
 
 
-def decoded(payload: Payload, token: str, shape: tuple[int, int], dtype: str = "float32") -> Array:
+def coded(rows_BV: Array, token: str, *, key: Key | None = None) -> Payload:
+    """Rows by the codec of `token`. A codec that draws takes its seed from `key`, and the seed is not sent."""
+    if key is None:
+        return codec_for(token).encode(rows_BV)
+    return replace(codec_for(token).encode(rows_BV, seed=_seed(key)), params={})
+
+
+def decoded(
+    payload: Payload, token: str, shape: tuple[int, int], dtype: str = "float32", *, key: Key | None = None
+) -> Array:
     """Rows of `shape` (B, V). Raises CorruptPayload, BadFrame for another number of rows."""
     num_rows, num_values = shape
+    if key is not None:
+        payload = replace(payload, params={"seed": float(_seed(key))})
     rows_BV = codec_for(token).decode(payload, TensorSpec(dtype, (num_values,)), max_rows=num_rows)
     if len(rows_BV) != num_rows:
         raise BadFrame(f"compress: {len(rows_BV)} rows where {num_rows} were agreed")
@@ -130,7 +147,7 @@ def message_bytes(coded: int, *, num_scalars: int = 0) -> int:
     return STAMP_BYTES + SCALAR_BYTES * num_scalars + coded
 
 
-def seed_of(key: Key) -> int:
+def _seed(key: Key) -> int:
     """53 bits of the key's stream: what a codec takes as its seed."""
     high, low = (int(word) for word in key.bits(2))
     return (high << 32 | low) >> 11

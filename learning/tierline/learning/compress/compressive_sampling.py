@@ -37,8 +37,8 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     seal,
-    seed_of,
     squares,
 )
 from tierline.learning.compressor import Compressed, Factors, Floats, Promise
@@ -77,7 +77,7 @@ class QCS(Stateless):
             x_Bn[:, : block.width] = flat[block.start : block.stop].reshape(block.num_rows, block.width)
             # Divided before it is added up: sums of large values stay below float32's end.
             v_Bk = hadamard.transform(x_Bn * self._signs(key, block) / np.float32(math.sqrt(k)))[:, :k]
-            payloads[block.name] = coded(v_Bk, self._token, seed=seed_of(key.child(block.name)))
+            payloads[block.name] = coded(v_Bk, self._token, key=key.child(block.name))
         return seal(key, x.shape, payloads)
 
     def expand(self, key: Key, message: Compressed, side: Array | None = None) -> Floats:
@@ -86,12 +86,14 @@ class QCS(Stateless):
         for block, payload in zip(parts, opened(key, message, *(block.name for block in parts)), strict=True):
             n, k = self._sizes(block)
             v_Bn = np.zeros((block.num_rows, n), np.float32)
-            v_Bn[:, :k] = decoded(payload, self._token, (block.num_rows, k)) / np.float32(math.sqrt(k))
-            x_Bn = hadamard.transform(v_Bn) * self._signs(key, block)
+            v_Bk = decoded(payload, self._token, (block.num_rows, k), key=key.child(block.name))
+            v_Bn[:, :k] = v_Bk / np.float32(math.sqrt(k))
+            with np.errstate(over="ignore", invalid="ignore"):
+                x_Bn = hadamard.transform(v_Bn) * self._signs(key, block)
             flat[block.start : block.stop] = x_Bn[:, : block.width].reshape(-1)
             if self._mmse:
                 flat[block.start : block.stop] /= np.float32(1 + self._relative(block))
-        return flat.reshape(message.shape)
+        return restored(key, message, flat)
 
     def expected_error(self, update: Array | Factors) -> float:
         flat = array(update).reshape(-1)

@@ -22,7 +22,7 @@ from tierline.core import catalog
 from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import Array
-from tierline.learning.compress._message import Memory, checked, squares
+from tierline.learning.compress._message import Memory, array, checked, squares
 from tierline.learning.compressor import Compressed, Compressor, Factors, Floats, Promise
 from tierline.learning.rule import State
 
@@ -75,9 +75,10 @@ class DGC:
 
     def expected_error(self, update: Array | Factors) -> float:
         """Of the last stage."""
-        if self._clip:
-            return squares(checked(Key("", 0, "", "", "update"), update))
-        return self._top[-1].expected_error(update)
+        x = array(update)
+        kept = squares(x) - self._top[-1].expected_error(x)
+        cut = 1 - self._clip / math.sqrt(squares(x)) if self._clip and squares(x) > self._clip**2 else 0.0
+        return squares(x) - (1 - cut**2) * kept
 
     def max_bytes(self, update: Array | Factors) -> int:
         """Of the first stage, which sends most."""

@@ -28,7 +28,6 @@ from tierline.learning.compress._message import (
     message_bytes,
     opened,
     seal,
-    seed_of,
 )
 from tierline.learning.compressor import Compressed, Factors, Floats, Promise
 
@@ -51,7 +50,7 @@ class DQSG(Stateless):
             block.name: coded(
                 flat[block.start : block.stop].reshape(block.num_rows, block.width),
                 self._token,
-                seed=seed_of(key.child(block.name)),
+                key=key.child(block.name),
             )
             for block in blocks(flat.size, self._block)
         }
@@ -61,7 +60,7 @@ class DQSG(Stateless):
         flat = np.empty(int(np.prod(message.shape)), np.float32)
         parts = blocks(flat.size, self._block)
         for block, payload in zip(parts, opened(key, message, *(block.name for block in parts)), strict=True):
-            rows = decoded(payload, self._token, (block.num_rows, block.width))
+            rows = decoded(payload, self._token, (block.num_rows, block.width), key=key.child(block.name))
             flat[block.start : block.stop] = rows.reshape(-1)
         return flat.reshape(message.shape)
 

@@ -38,6 +38,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     scalar,
     seal,
     squares,
@@ -87,7 +88,8 @@ class ISGQ(Stateless):
                 d = d[0], self._fitted(update.x_BI, update.d_BO, *x, *d, self._models[1])
                 x = x[0], self._fitted(update.d_BO, update.x_BI, *d, *x, self._models[0])
         payloads = {
-            name: coded(symbols, token) for name, (symbols, _), token in zip("xd", (x, d), self._tokens, strict=True)
+            name: coded(symbols.astype(np.uint8).reshape(1, -1), token)
+            for name, (symbols, _), token in zip("xd", (x, d), self._tokens, strict=True)
         }
         if self._form == "dithered":
             scales = {"x_step": float(x[1][0]), "d_step": float(d[1][0])}
@@ -100,20 +102,22 @@ class ISGQ(Stateless):
         names = ("x", "d") if self._form == "dithered" else ("x", "d", "centres")
         payloads = opened(key, message, *names)
         num_samples = scalar(message, "num_samples")
-        if num_samples < 0 or num_samples != int(num_samples):
+        if not 0 <= num_samples < 2**31 or num_samples != int(num_samples):
             raise CorruptPayload(f"indirect: num_samples is {num_samples}")
         centres_2L = None
         if self._form != "dithered":
             centres_2L = decoded(payloads[2], "raw", (2, self._levels))
         factors = []
         for i, name in enumerate("xd"):
-            symbols = decoded(payloads[i], self._tokens[i], (int(num_samples), message.shape[i]), "int32")
+            num_values = int(num_samples) * message.shape[i]
+            symbols_1V = decoded(payloads[i], self._tokens[i], (1, num_values), "uint8")
+            symbols = symbols_1V.astype(np.int32).reshape(int(num_samples), message.shape[i])
             if centres_2L is None:
                 factors.append(self._undithered(key.child(name), symbols, scalar(message, f"{name}_step")))
             else:
                 factors.append(np.append(centres_2L[i], np.float32(0))[symbols])
-        gradient: Floats = (factors[0].T @ factors[1]).astype(np.float32)
-        return gradient
+        with np.errstate(over="ignore", invalid="ignore"):
+            return restored(key, message, factors[0].T @ factors[1])
 
     def expected_error(self, update: Array | Factors) -> float:
         if not isinstance(update, Factors) or self._form in ("naive", "mvu"):
@@ -128,7 +132,7 @@ class ISGQ(Stateless):
         if not isinstance(update, Factors):
             raise ShapeMismatch("indirect: takes Factors")
         factors = zip((update.x_BI, update.d_BO), self._tokens, strict=True)
-        num_bytes = sum(coded_bytes(token, (f.shape[0], f.shape[1]), "int32") for f, token in factors)
+        num_bytes = sum(coded_bytes(token, (1, f.size), "uint8") for f, token in factors)
         if self._form == "dithered":
             return message_bytes(num_bytes, num_scalars=3)
         return message_bytes(num_bytes + 8 * self._levels, num_scalars=1)

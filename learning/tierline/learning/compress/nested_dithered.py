@@ -29,6 +29,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     scalar,
     seal,
 )
@@ -73,8 +74,7 @@ class NDQSG(Stateless):
         y = side.reshape(-1).astype(np.float64)
         r = step * level - self._gain * y
         wide = self._ratio * step
-        x: Floats = (y + self._gain * (r - wide * np.rint(r / wide))).astype(np.float32)
-        return x.reshape(message.shape)
+        return restored(key, message, y + self._gain * (r - wide * np.rint(r / wide)))
 
     def expected_error(self, update: Array | Factors) -> float:
         """With side information that is right."""

@@ -25,6 +25,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     seal,
     squares,
 )
@@ -49,8 +50,7 @@ class OneBit(Stateless):
         shape = _rows(message.shape)
         signs_RV = decoded(signs, "bitplane", shape)
         centres_R2 = decoded(centres, "raw", (shape[0], 2))
-        x_RV: Floats = np.where(signs_RV > 0, centres_R2[:, 1:], centres_R2[:, :1])
-        return x_RV.reshape(message.shape)
+        return restored(key, message, np.where(signs_RV > 0, centres_R2[:, 1:], centres_R2[:, :1]))
 
     def expected_error(self, update: Array | Factors) -> float:
         x = array(update)

@@ -30,6 +30,7 @@ from tierline.learning.compress._message import (
     checked,
     message_bytes,
     opened,
+    restored,
     scalar,
     seal,
     squares,
@@ -60,7 +61,7 @@ class QSGD(Stateless):
         num_values = int(np.prod(message.shape))
         factor = 1 / (1 + self._relative(num_values)) if self._scaled else 1.0
         flat = _levels.values(levels, num_values, scalar(message, "norm") * factor, self._steps)
-        return flat.astype(np.float32).reshape(message.shape)
+        return restored(key, message, flat)
 
     def expected_error(self, update: Array | Factors) -> float:
         x = array(update)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tierline.core.coding import codec_for
 from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import Array
@@ -27,6 +28,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     seal,
     squares,
 )
@@ -34,12 +36,13 @@ from tierline.learning.compressor import Compressed, Factors, Floats, Promise
 
 
 class RandomK(Stateless):
-    """Compressor `randomk`. `values` is the codec token of the values that are sent."""
+    """Compressor `randomk`. `values` is the codec token of the values that are sent; its range must hold them."""
 
     def __init__(self, *, share: float = 0.01, unbiased: bool = False, values: str = "raw") -> None:
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"randomk: share = {share} must be above 0 and at most 1")
         self._share, self._unbiased, self._values = share, unbiased, values
+        codec_for(values)
         exact = values == "raw"
         self.promise = Promise(unbiased=exact and unbiased, contracts=exact and not unbiased)
 
@@ -53,8 +56,9 @@ class RandomK(Stateless):
         flat = np.zeros(int(np.prod(message.shape)), np.float32)
         places = self._places(key, flat.size)
         factor = flat.size / len(places) if self._unbiased and flat.size else 1.0
-        flat[places] = decoded(values, self._values, (1, len(places)))[0] * np.float32(factor)
-        return flat.reshape(message.shape)
+        flat[places] = decoded(values, self._values, (1, len(places)))[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return restored(key, message, flat * np.float32(factor))
 
     def expected_error(self, update: Array | Factors) -> float:
         x = array(update)

@@ -24,6 +24,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     scalar,
     seal,
     squares,
@@ -44,8 +45,7 @@ class Sign(Stateless):
     def expand(self, key: Key, message: Compressed, side: Array | None = None) -> Floats:
         (signs,) = opened(key, message, "signs")
         signs_1V = decoded(signs, "bitplane", (1, int(np.prod(message.shape))))
-        x_1V: Floats = signs_1V * np.float32(scalar(message, "scale"))
-        return x_1V.reshape(message.shape)
+        return restored(key, message, signs_1V * np.float32(scalar(message, "scale")))
 
     def expected_error(self, update: Array | Factors) -> float:
         x = array(update)

@@ -24,6 +24,7 @@ from tierline.learning.compress._message import (
     checked,
     message_bytes,
     opened,
+    restored,
     scalar,
     seal,
     squares,
@@ -49,7 +50,7 @@ class TernGrad(Stateless):
     def expand(self, key: Key, message: Compressed, side: Array | None = None) -> Floats:
         (levels,) = opened(key, message, "levels")
         flat = _levels.values(levels, int(np.prod(message.shape)), scalar(message, "largest"), 1)
-        return flat.astype(np.float32).reshape(message.shape)
+        return restored(key, message, flat)
 
     def expected_error(self, update: Array | Factors) -> float:
         """Of the random choice, and of what is cut."""

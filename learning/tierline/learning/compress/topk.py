@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tierline.core.coding import codec_for
 from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import Array
@@ -26,6 +27,7 @@ from tierline.learning.compress._message import (
     decoded,
     message_bytes,
     opened,
+    restored,
     seal,
     squares,
 )
@@ -33,12 +35,14 @@ from tierline.learning.compressor import Compressed, Factors, Floats, Promise
 
 
 class TopK(Stateless):
-    """Compressor `topk`. `values` is the codec token of the values that are sent, e.g. `float16`."""
+    """Compressor `topk`. `values` is the codec token of the values that are sent, e.g. `float16`; its range must
+    hold them."""
 
     def __init__(self, *, share: float = 0.01, values: str = "raw") -> None:
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"topk: share = {share} must be above 0 and at most 1")
         self._share, self._values = share, values
+        codec_for(self._token(1))  # names a codec that cannot be used now, not with the first message
         # A value that a codec rounds may move away from its place by more than a dropped one would.
         self.promise = Promise(contracts=values == "raw")
 
@@ -49,7 +53,7 @@ class TopK(Stateless):
     def expand(self, key: Key, message: Compressed, side: Array | None = None) -> Floats:
         (top,) = opened(key, message, "top")
         num_values = int(np.prod(message.shape))
-        return decoded(top, self._token(num_values), (1, num_values)).reshape(message.shape)
+        return restored(key, message, decoded(top, self._token(num_values), (1, num_values)))
 
     def expected_error(self, update: Array | Factors) -> float:
         if self._values != "raw":

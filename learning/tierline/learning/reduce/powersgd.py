@@ -135,7 +135,7 @@ def _wide(got: Reduced) -> dict[str, Wide]:
 
 def _orthonormal(columns: Wide) -> Wide:
     """Modified Gram-Schmidt, each column made orthogonal twice; one that the others span becomes zeros."""
-    done = columns.copy()
+    done: Wide = columns.copy()
     for j in range(done.shape[1]):
         before = np.sqrt((done[:, j] ** 2).sum())
         for _ in range(2):
