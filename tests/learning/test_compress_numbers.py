@@ -89,18 +89,30 @@ def test_terngrad_is_qsgd_with_one_level_of_the_largest_magnitude() -> None:
 # Nested dither
 
 
-@pytest.mark.parametrize(("noise", "ratio"), [(0.05, 1.0), (0.2, 1.0), (0.5, 1.0), (1.0, 5.6)])
-def test_nested_is_as_good_as_plain_until_side_information_fails(noise: float, ratio: float) -> None:
-    x = normal(10_000)
-    y = x + np.float32(noise) * normal(10_000, seed=1)
-    nested = float((errors(make("nested_dithered", fine=3, coarse=1), x, 12, y) ** 2).mean())
-    plain = float((errors(make("dithered", steps=3), x, 12) ** 2).mean())
+def nested_error(noise: float, step: float, ratio: int) -> float:
+    """E (e - ratio step m)^2 over step^2 / 12: e uniform over a step, m = round((n + e) / (ratio step)) the coarse cells
+    by which a value is missed, n normal with deviation `noise`."""
+    total, wide, grid = 0.0, ratio * step, 400
+    for e in (((np.arange(grid) + 0.5) / grid - 0.5) * step).tolist():
+        for m in range(-4, 5):
+            low, high = (((m + side) * wide - e) / noise / math.sqrt(2) for side in (-0.5, 0.5))
+            total += (math.erf(high) - math.erf(low)) / 2 * (e - wide * m) ** 2
+    return total / grid / (step**2 / 12)
+
+
+@pytest.mark.parametrize(
+    ("noise", "worse"), [(0.05, (1.0, 1.001)), (0.2, (1.0, 1.001)), (0.5, (1.01, 1.15)), (1.0, (3, 7))]
+)
+def test_nested_is_as_good_as_plain_until_side_information_fails(noise: float, worse: tuple[float, float]) -> None:
+    x = normal(100_000)
+    y = x + np.float32(noise) * normal(100_000, seed=1)
     step = float(np.abs(x).max()) / 3
-    assert plain == pytest.approx(step**2 / 12, rel=0.02)
-    if noise <= 0.2:
-        assert nested == pytest.approx(plain, rel=0.02)
-    else:
-        assert nested / plain == pytest.approx(ratio, rel=0.1 if noise < 1 else 0.35)
+    nested = float((errors(make("nested_dithered", fine=3, coarse=1), x, 3, y) ** 2).mean())
+    plain = float((errors(make("dithered", steps=3), x, 3) ** 2).mean())
+    assert plain == pytest.approx(step**2 / 12, rel=0.01)
+    expected = nested_error(noise, step, 3)
+    assert worse[0] <= expected <= worse[1]
+    assert nested / plain == pytest.approx(expected, rel=0.03)
 
 
 def test_what_is_near_enough_is_decoded_as_the_fine_levels_are_and_the_rest_misses_by_whole_cells() -> None:
@@ -193,8 +205,8 @@ def test_two_steps_are_best_at_every_gain(gain: float, gamma: float, k: int | No
 
 def test_compressive_sampling_is_right_in_the_mean() -> None:
     x = normal(64)
-    error = errors(make("compressive_sampling", block=64, share=0.25, steps=2), x, 10_000)
-    deviation = error.mean(axis=0) / (error.std(axis=0) / 100)
+    error = errors(make("compressive_sampling", block=64, share=0.25, steps=2), x, 2500)
+    deviation = error.mean(axis=0) / (error.std(axis=0) / 50)
     assert np.abs(deviation).max() < 4 and (deviation**2).mean() == pytest.approx(1, abs=0.5)
 
 
@@ -216,24 +228,35 @@ def test_feedback_of_an_unbiased_compressor_needs_a_small_weight() -> None:
     assert memory(1.0) > 1e6
 
 
-@pytest.mark.parametrize("name", ["sign", "topk", "one_bit"])
-def test_descent_goes_on_with_feedback_where_it_stalls_without(name: str) -> None:
-    a = np.array([1.0, 3.0], np.float32)  # 1/2 x' (a a' + 0.01 I) x, badly conditioned across the axes
-
-    def gradient(x: np.ndarray) -> np.ndarray:
-        return np.asarray(a * (a @ x) + np.float32(0.01) * x, np.float32)
+@pytest.mark.parametrize("name", ["sign", "one_bit"])
+def test_descent_goes_on_with_feedback_where_one_bit_stalls(name: str) -> None:
+    # Both gradients have the signs and the two centres of (1, 1, -1, -1): nothing else is ever sent, though the
+    # loss also depends on what is orthogonal to it.
+    a = np.array([[3, 1, -1, -3], [1, 3, -3, -1]], np.float32)
+    across = np.array([1, -1, 1, -1], np.float32)
 
     def descend(made: Compressor) -> float:
-        x = np.array([30.0, -8.0], np.float32)
-        for i in range(4000):
-            g = gradient(x) * np.float32(0.02)
-            x = x - made.expand(key(i), made.compress(key(i), g))
-        return float(np.abs(x).max())
+        x = across.copy()
+        for i in range(300):
+            g = a[i % 2] * (a[i % 2] @ x)
+            x = x - np.float32(0.02) * made.expand(key(i), made.compress(key(i), g))
+        return float(abs(x @ across))
 
-    options = {"share": 0.5} if name == "topk" else {}
-    with_memory = descend(make("error_feedback", inner=name, options=options))
-    assert with_memory < 15
-    assert descend(make(name, **options)) > (1.02 if name != "sign" else 1.02) * with_memory or name == "one_bit"
+    assert descend(make(name)) == pytest.approx(4, abs=1e-3)
+    assert descend(make("error_feedback", inner=name)) < 0.02
+
+
+def test_descent_goes_on_with_feedback_where_the_largest_values_cancel() -> None:
+    def descend(workers: list[Compressor]) -> float:
+        x = np.float32(1)
+        for i in range(300):
+            updates = [np.array([side, x], np.float32) for side in (5, -5)]
+            sent = [w.expand(key(i), w.compress(key(i), u)) for w, u in zip(workers, updates, strict=True)]
+            x -= np.float32(0.05) * np.mean(sent, axis=0)[1]
+        return abs(float(x))
+
+    assert descend([make("topk", share=0.5) for _ in range(2)]) == 1
+    assert descend([make("error_feedback", inner="topk", options={"share": 0.5}) for _ in range(2)]) < 0.3
 
 
 def test_dgc_is_its_formula_and_its_share_falls_in_stages() -> None:
@@ -292,8 +315,8 @@ def test_dithered_factors_are_right_in_the_mean() -> None:
     factors = Factors(np.maximum(normal(6, 8), 0), normal(6, 5, seed=1))
     made = make("indirect", form="dithered", levels=3)
     g = factors.product()
-    rows = np.stack([made.expand(key(i), made.compress(key(i), factors)) for i in range(3000)])
-    deviation = (rows.mean(axis=0) - g) / (rows.std(axis=0) / math.sqrt(3000))
+    rows = np.stack([made.expand(key(i), made.compress(key(i), factors)) for i in range(900)])
+    deviation = (rows.mean(axis=0) - g) / (rows.std(axis=0) / 30)
     assert np.abs(deviation).max() < 4
     expected = made.expected_error(factors)
     assert ((rows - g) ** 2).sum(axis=(1, 2)).mean() == pytest.approx(expected, rel=0.05)
