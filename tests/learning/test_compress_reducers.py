@@ -13,8 +13,8 @@ from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.types import NodeId
 from tierline.learning.driver.memory import Memory
 from tierline.learning.effects import Effects
-from tierline.learning.reduce import over_the_air
 from tierline.learning.rule import NodeInfo, Reducer, State, Traits, Turn
+from tierline.learning.signs import random_signs
 
 
 class Averaging:
@@ -209,7 +209,7 @@ def mixture_norms(n: int, rounds: int, k: int) -> np.ndarray:
     largest = []
     for t in range(rounds):
         turn = Turn("run", t, NodeId("n0"), 0.1, frozenset(), frozenset(), {}, (), {})
-        signs = over_the_air._signs(turn.shared_rng("g/signs"), 256)
+        signs = random_signs(turn.shared_rng("g/signs"), 256)
         mixtures = [matrix[:k] @ (signs * vector(i, t).flat) / np.sqrt(k) for i in range(n)]
         largest.append(max(np.linalg.norm(v) for v in mixtures))
     return np.array(largest)

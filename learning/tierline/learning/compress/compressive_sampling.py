@@ -42,6 +42,7 @@ from tierline.learning.compress._message import (
     squares,
 )
 from tierline.learning.compressor import Compressed, Factors, Floats, Promise
+from tierline.learning.signs import random_signs
 
 
 class QCS(Stateless):
@@ -120,6 +121,4 @@ class QCS(Stateless):
 
     def _signs(self, key: Key, block: Block) -> Floats:
         n, _ = self._sizes(block)
-        bits = key.child(f"signs/{block.name}").bits(block.num_rows * n) >> np.uint32(31)
-        signs: Floats = np.float32(1) - np.float32(2) * bits.astype(np.float32)
-        return signs.reshape(block.num_rows, n)
+        return random_signs(key.child(f"signs/{block.name}"), block.num_rows * n).reshape(block.num_rows, n)

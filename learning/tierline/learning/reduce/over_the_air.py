@@ -21,7 +21,6 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
@@ -31,6 +30,7 @@ from tierline.kernels.numpy import hadamard
 from tierline.learning.effects import Effects, Reduce, Reduced
 from tierline.learning.fixed import FRACTION_BITS
 from tierline.learning.rule import State, Turn
+from tierline.learning.signs import random_signs
 
 _NUM_COUNTS = 256
 """Half octaves of amplitude, from 2^-64 to 2^63.5."""
@@ -67,7 +67,7 @@ class OverTheAir:
         num_values = value.flat.size
         n = hadamard.padded(num_values)
         k = min(n, max(1, round(self._share * n)))
-        signs = _signs(t.shared_rng(f"{key}/signs"), n)
+        signs = random_signs(t.shared_rng(f"{key}/signs"), n)
 
         x_1n = np.zeros((1, n), np.float32)
         x_1n[0, :num_values] = value.flat
@@ -100,11 +100,6 @@ class OverTheAir:
             return 1.0
         u = float(Key(t.run, t.round, node, "", f"{key}/fading").uniform(1)[0])
         return math.sqrt(-math.log1p(-u))
-
-
-def _signs(key: Key, n: int) -> npt.NDArray[np.float32]:
-    signs: npt.NDArray[np.float32] = np.float32(1) - np.float32(2) * (key.bits(n) >> np.uint32(31)).astype(np.float32)
-    return signs
 
 
 def _normal(key: Key, num_values: int) -> Array:
