@@ -202,8 +202,8 @@ def test_two_steps_are_best_at_every_gain(gain: float, gamma: float, k: int | No
 
 def test_compressive_sampling_is_right_in_the_mean() -> None:
     x = normal(64)
-    error = errors(make("compressive_sampling", block=64, share=0.25, steps=2), x, 2500)
-    deviation = error.mean(axis=0) / (error.std(axis=0) / 50)
+    error = errors(make("compressive_sampling", block=64, share=0.25, steps=2), x, 1600)
+    deviation = error.mean(axis=0) / (error.std(axis=0) / 40)
     assert np.abs(deviation).max() < 4 and (deviation**2).mean() == pytest.approx(1, abs=0.5)
 
 

@@ -187,7 +187,7 @@ def vector(i: int, t: int) -> Params:
 
 @pytest.mark.parametrize(("share", "noise", "n"), [(1.0, 0.5, 2), (0.5, 0.0, 3), (0.5, 0.5, 3), (0.25, 1.0, 6)])
 def test_error_over_the_air_is_as_the_formula_says(share: float, noise: float, n: int) -> None:
-    rounds, k = 250, int(share * 256)
+    rounds, k = 160, int(share * 256)
     got, _, _ = average("over_the_air", n, rounds, vector, share=share, noise=noise, fading=False)
     assert (got == got[0]).all()
     truth = np.mean([vector(i, 0).flat for i in range(n)], axis=0).astype(np.float64)
@@ -196,7 +196,7 @@ def test_error_over_the_air_is_as_the_formula_says(share: float, noise: float, n
     norms = mixture_norms(n, rounds, k)
     a = np.sqrt(k) * 2.0 ** (-np.ceil(2 * np.log2(norms)) / 2)
     expected = (256 / k - 1) * (truth @ truth) + (256 * noise**2 / (a * n) ** 2).mean()
-    assert (error**2).sum(axis=1).mean() == pytest.approx(expected, rel=0.06)
+    assert (error**2).sum(axis=1).mean() == pytest.approx(expected, rel=0.08)
     deviation = error.mean(axis=0) / (error.std(axis=0) / np.sqrt(rounds) + 1e-12)
     assert (deviation**2).mean() == pytest.approx(1, abs=0.35)
 
@@ -226,12 +226,12 @@ def test_nodes_that_fade_are_silent_and_the_mean_stays_right() -> None:
     def one(i: int, t: int) -> Params:
         return Params.from_arrays({"w": np.eye(4)[i] * 4})
 
-    got, _, _ = average("over_the_air", 4, 250, one, share=1.0, noise=0.0, cutoff=0.7)
+    got, _, _ = average("over_the_air", 4, 150, one, share=1.0, noise=0.0, cutoff=0.7)
     heard = np.rint(got[0] / np.maximum(got[0].max(axis=1, keepdims=True), 1e-9))
     # P(|h| >= 0.7) = exp(-0.49) = 0.61, and a little for rounds in which all fade.
-    assert heard.mean() == pytest.approx(np.exp(-0.49), abs=0.05)
+    assert heard.mean() == pytest.approx(np.exp(-0.49), abs=0.06)
     assert np.allclose(got[0].sum(axis=1), 4, atol=1e-4)
-    assert got[0].mean(axis=0) == pytest.approx(1, abs=0.25)
+    assert got[0].mean(axis=0) == pytest.approx(1, abs=0.3)
 
 
 def test_traffic_of_a_node_does_not_depend_on_their_number() -> None:
