@@ -10,7 +10,8 @@ NeurIPS 2017, section 3 and Lemma 3.1; scaled as in Koloskova, Stich, Jaggi, "De
 Gossip Algorithms with Compressed Communication", ICML 2019, section 3.5. Deviations: levels are packed at
 log2(2 s + 1) bits each, where the paper codes them by Elias's integers; one norm per tensor, no buckets.
 Sends 2 s + 1 levels and one number. Remembers nothing.
-Status: checked (mean and error over many keys, twice the error of `dithered` on uniform data); coding: see deviations.
+Status: partial (mean and error over many keys, twice the error of `dithered` on uniform data; the paper's text was not
+at hand, and its coding is not here).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Wen, Xu, Yan, Wu, Wang, Chen, Li, "TernGrad: Ternary Gradients to Reduce Communi
 NIPS 2017, section 3; `clip` (section 3.2, there 2.5) first cuts values to so many standard deviations, which is biased;
 0 cuts nothing. Deviations: scales are each worker's own, where the paper can share their maximum among all workers.
 Sends log2(3) bits per value and one number. Remembers nothing.
-Status: checked (mean and error over many keys); the clipping factor is recalled, not read.
+Status: partial (mean and error over many keys; the rule and the factor of clipping are recalled, not read).
 """
 
 from __future__ import annotations
