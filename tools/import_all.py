@@ -21,12 +21,19 @@ ADAPTERS = {
     "tierline.core.engine.tensorrt",
 }
 
+# Runs experiments, which train; the command imports it when it is asked for one.
+EXPERIMENT = "tierline.cli.experiment."
+
 
 def modules(package: str) -> list[str]:
     """Names of all modules below a package, itself included; nothing but packages is imported to find them."""
     path = importlib.import_module(package).__path__
     below = [m.name for m in pkgutil.walk_packages(path, f"{package}.", onerror=_raise)]
-    return [package, *(name for name in below if name not in ADAPTERS and not name.endswith(".__main__"))]
+    return [package, *(name for name in below if not _is_left_out(name))]
+
+
+def _is_left_out(name: str) -> bool:
+    return name in ADAPTERS or name.startswith(EXPERIMENT) or name.endswith(".__main__")
 
 
 def _raise(name: str) -> None:
