@@ -34,7 +34,9 @@ class Squeezer:
             message[name] = packed(compressed)
         return message, seen
 
-    def expand(self, t: Turn, tag: str, message: Message, sender: NodeId, like: Params, *, mine: bool = False) -> Params:
+    def expand(
+        self, t: Turn, tag: str, message: Message, sender: NodeId, like: Params, *, mine: bool = False
+    ) -> Params:
         """What `sender` squeezed under this tag in this round; `mine`: for this node alone. Raises BadFrame."""
         seen = like.zeros_like()
         for name, values in seen.items():

@@ -4,10 +4,10 @@ mean features of their class over the neighbourhood. No data leave a peer.
     loss_i = CE + lambda_m sum_j mean |h_i(b) - h_j(b)|^2 + lambda_d mean |h_i(b) - c[y]|^2
     r = W x - x;   m <- beta m + g(x) - r / lr;   x <- x - lr m
 
-h_j(b) are the features of the own batch under neighbour j's model; c[y] is the mean feature of class y over the own batch
-and the batches of all neighbours under the own model, which they send back as sums and counts. Aketi, Roy, "Cross-feature
-Contrastive Loss for Decentralized Deep Learning on Heterogeneous Data", WACV 2024, with quasi-global momentum
-(`qg_dsgdm`, form "aketi") as in the authors' code.
+h_j(b) are the features of the own batch under neighbour j's model; c[y] is the mean feature of class y over the own
+batch and the batches of all neighbours under the own model, which they send back as sums and counts. Aketi, Roy,
+"Cross-feature Contrastive Loss for Decentralized Deep Learning on Heterogeneous Data", WACV 2024, with quasi-global
+momentum (`qg_dsgdm`, form "aketi") as in the authors' code.
 Deviations: only the classes that a batch holds travel. m is kept as a step, lr m. The learning rate's change scales it.
 Sends one model to all, then per neighbour the sums of one feature per class present, its count and its name; with
 lambda_d = 0 no second message. Runs 1 + neighbours models forward. State: m.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tierline.core.arrays import Params
 from tierline.core.errors import BadFrame, ConfigError, ShapeMismatch
 from tierline.core.types import Array, NodeId
 from tierline.learning.compute import LABELS, Match
@@ -27,7 +28,6 @@ from tierline.learning.errors import RuleError
 from tierline.learning.gossip._local import Gossip, check_share
 from tierline.learning.gossip._mixing import mixed, ratio, to_all
 from tierline.learning.rule import NodeInfo, Traits, Turn
-from tierline.core.arrays import Params
 
 
 class Peer(Gossip):

@@ -4,10 +4,10 @@
     order = "ahead":  x <- x - lr u + gamma sum_j w_ij (x^_j - x^_i);  q = C(x - x^);  send q;  x^ += q
 
 Any compressor that contracts will do, and the consensus is exact in the limit; with the identity and gamma = 1 it is
-D-PSGD ("paper": its form "adapt"; "ahead": its form "paper", mixing what the round before sent).
-Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed Communication", ICML
-2019, Algorithm 2; Koloskova, Lin, Stich, Jaggi, "Decentralized Deep Learning with Arbitrary Communication Compression",
-ICLR 2020, whose published code has the order "ahead".
+D-PSGD ("paper": its form "adapt"; "ahead": its form "paper", mixing what the round before sent). Koloskova, Stich,
+Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed Communication", ICML 2019, Algorithm
+2; Koloskova, Lin, Stich, Jaggi, "Decentralized Deep Learning with Arbitrary Communication Compression", ICLR 2020,
+whose published code has the order "ahead".
 Deviations: copies begin at the common first model, as in the code for convex problems, not at 0.
 Sends C of one model, the same to all. State: own public copy and the weighted sum of the neighbours', momentum.
 Status: checked (identity; steady errors of the sheet; exact mean without gradients).

@@ -4,8 +4,9 @@
     Xi^2 = (1/n) sum_i |x_i - sum_j w_ij x_j|^2;   phi = mean over peers and turns (exponential) of lr |u_i|
 
 Kong, Lin, Koloskova, Jaggi, Stich, "Consensus Control for Decentralized Deep Learning", ICML 2021: below a critical
-distance between peers, training is as good as centralised, and that matters most early in training. The paper's critical
-distance holds constants that nobody knows in practice; measuring against the length of steps is a guess at its rule.
+distance between peers, training is as good as centralised, and that matters most early in training. The paper's
+critical distance holds constants that nobody knows in practice; measuring against the length of steps is a guess at its
+rule.
 Deviations: from memory of the paper, no code was found. Xi is the root mean square of the gossip residuals, added up
 exactly over all peers (one number each), so that all mix equally often. After `until_round`, one mixing a turn remains.
 Sends one model per mixing, and one number to the sum. State: momentum, phi.
@@ -16,14 +17,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
 from tierline.learning.effects import Effects, exchange, gradient, reduce
 from tierline.learning.gossip._local import Local, check_positive, check_share
 from tierline.learning.gossip._mixing import mixed, to_all
 from tierline.learning.rule import NodeInfo, Traits, Turn
-
-import numpy as np
 
 
 class Peer(Local):

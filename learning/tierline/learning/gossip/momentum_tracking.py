@@ -2,9 +2,9 @@
 
     send (x, c - u);   x <- W x;   c <- W(c - u) + u;   u <- beta u + g(x);   x <- x - lr (u - c)
 
-The mean of c stays 0 and u - c tends to the mean momentum, so that unlike data leave no bias. Takezawa, Bao, Niwa, Sato,
-Yamada, "Momentum Tracking: Momentum Acceleration for Decentralized Deep Learning on Heterogeneous Data", TMLR 2023,
-Algorithm 1, in the order of steps of a public implementation: the gradient is taken at the mixed model.
+The mean of c stays 0 and u - c tends to the mean momentum, so that unlike data leave no bias. Takezawa, Bao, Niwa,
+Sato, Yamada, "Momentum Tracking: Momentum Acceleration for Decentralized Deep Learning on Heterogeneous Data", TMLR
+2023, Algorithm 1, in the order of steps of a public implementation: the gradient is taken at the mixed model.
 Deviations: none known.
 Sends two models. State: c, u.
 Status: checked (exact on unlike quadratics; the paper's figures of accuracy were not repeated).

@@ -6,8 +6,8 @@
 
 alpha = 0 needs no second message. With a `compressor` this is CompNGC: all g_ij, and g_ii, are compressed with error
 feedback, a memory for each. Aketi, Kodge, Roy, "Neighborhood Gradient Mean: An Efficient Decentralized Learning Method
-for Non-IID Data Distributions", TMLR 2023 (first "Neighborhood Gradient Clustering"), Algorithms 1 and 2, as the authors'
-code has it: the neighbours' models are used as received, one's own after mixing.
+for Non-IID Data Distributions", TMLR 2023 (first "Neighborhood Gradient Clustering"), Algorithms 1 and 2, as the
+authors' code has it: the neighbours' models are used as received, one's own after mixing.
 Deviations: the variant with quasi-global momentum is left out.
 Sends one model to all, then one gradient (compressed or not) to each neighbour; computes 1 + neighbours gradients.
 State: momentum, error memories.

@@ -4,12 +4,12 @@
     x <- (x + sum_j M_ji + (n - 1 - sum_j c_ji) x_first) / n
 
 A model that stands still is averaged exactly once it has crossed the tree; what changes arrives later the farther away
-it is. Unlike data leave no bias. Vogels, He, Koloskova, Lin, Karimireddy, Stich, Jaggi, "RelaySum for Decentralized Deep
-Learning on Heterogeneous Data", NeurIPS 2021, Algorithm 1; what has not arrived yet counts as the first model
+it is. Unlike data leave no bias. Vogels, He, Koloskova, Lin, Karimireddy, Stich, Jaggi, "RelaySum for Decentralized
+Deep Learning on Heterogeneous Data", NeurIPS 2021, Algorithm 1; what has not arrived yet counts as the first model
 (`fallback = "first"`, as in the authors' training code) or as one's own (`fallback = "own"`).
 Deviations: with `within_s`, a message that was not heard in time is replaced by the last one from there. One tree, not
-two. The topology must be a tree (`chain`, `binary_tree`, `star`): elsewhere models would go round, which is refused when
-the counts show it.
+two. The topology must be a tree (`chain`, `binary_tree`, `star`): elsewhere models would go round, which is refused
+when the counts show it.
 Sends one model and one count, another to each neighbour. State: the last message of each neighbour, momentum.
 Status: checked (exact mean on trees; exact on unlike quadratics; with 10 % loss; accuracies were not repeated).
 """
@@ -48,9 +48,7 @@ class Peer(Local):
         if fallback not in ("first", "own"):
             raise ConfigError(f'relay: fallback = {fallback!r}; valid: "first", "own"')
         self._own, self._within_s = fallback == "own", within_s
-        self.traits = Traits(
-            tolerates_loss=within_s is not None, per_edge_state=True, conserves=None, directed=False
-        )
+        self.traits = Traits(tolerates_loss=within_s is not None, per_edge_state=True, conserves=None, directed=False)
 
     def start(self, x: Params, node: NodeInfo) -> None:
         super().start(x, node)
@@ -84,9 +82,7 @@ class Peer(Local):
     def load(self, state: State) -> None:
         super().load(state)
         names = [NodeId(name.removeprefix("count/")) for name in state if name.startswith("count/")]
-        self._heard = {
-            j: (params(state, f"sum/{j}", self.x).copy(), int(number(state, f"count/{j}"))) for j in names
-        }
+        self._heard = {j: (params(state, f"sum/{j}", self.x).copy(), int(number(state, f"count/{j}"))) for j in names}
 
 
 def _summed(x: Params, heard: Mapping[NodeId, tuple[Params, int]]) -> tuple[np.ndarray, int]:

@@ -1,9 +1,9 @@
 """Who met whom in a small town: 18 women and 14 events, and an edge where a woman was at an event. Irregular on purpose.
 
 Nodes 0..17 are the women, 18..31 the events; degrees run from 2 to 14. Davis, Gardner, Gardner, "Deep South",
-University of Chicago Press 1941, as a test of decentralised learning in Koloskova, Lin, Stich, Jaggi, "Decentralized Deep
-Learning with Arbitrary Communication Compression", ICLR 2020. Deviations: Metropolis weights, where the authors build
-theirs from the degrees in another way; a node's number says nothing about its degree.
+University of Chicago Press 1941, as a test of decentralised learning in Koloskova, Lin, Stich, Jaggi, "Decentralized
+Deep Learning with Arbitrary Communication Compression", ICLR 2020. Deviations: Metropolis weights, where the authors
+build theirs from the degrees in another way; a node's number says nothing about its degree.
 Status: partial (number of edges and degrees; the authors' weights were not found written down).
 """
 
