@@ -35,7 +35,7 @@ class Local(Gossip):
     g <- g + weight_decay x;   m <- momentum m + g;   direction = m, or g + momentum m with `nesterov`
     """
 
-    kept = ("x", "m")
+    kept: ClassVar[tuple[str, ...]] = ("x", "m")
 
     def __init__(self, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         check_share("momentum", momentum)

@@ -1,6 +1,7 @@
 """AdaGossip: CHOCO-SGD whose step towards consensus is set per value, by how large that value's residuals were.
 
-    r_i = sum_j w_ij x^_j - x^_i;   v <- rho v + (1 - rho) r^2;   x <- x + min(1, gamma / (sqrt(v / (1 - rho^t)) + eps)) r
+    r_i = sum_j w_ij x^_j - x^_i;   v <- rho v + (1 - rho) r^2;   x <- x + min(1, gamma / s) r;
+    s = sqrt(v / (1 - rho^t)) + eps
 
 elementwise. Aketi, Hashemi, Roy, "AdaGossip: Adaptive Consensus Step-size for Decentralized Deep Learning with
 Communication Compression", 2024, as the author's code has it.
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tierline.core.arrays import Params
-from tierline.learning.gossip import choco
+from tierline.learning.gossip._choco import Choco
 from tierline.learning.gossip._local import check_share
 from tierline.learning.gossip._mixing import like
 from tierline.learning.rule import NodeInfo, Traits
@@ -25,7 +26,7 @@ from tierline.learning.rule import NodeInfo, Traits
 _EPS = 1e-8
 
 
-class Peer(choco.Peer):
+class Peer(Choco):
     """`v` is the second moment of the residuals."""
 
     traits = Traits(tolerates_loss=False, per_edge_state=True, conserves=None, directed=True)

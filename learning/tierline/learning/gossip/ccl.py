@@ -97,7 +97,7 @@ def class_sums(features_BF: Array, labels_B: Array) -> Message:
 
 
 def class_means(messages: list[Message], labels_B: Array, num_features: int) -> Array:
-    """For each sample the mean feature of its class over all messages: float32[B, F]. Raises BadFrame, ShapeMismatch."""
+    """For each sample the mean feature of its class in all messages: float32[B, F]. Raises BadFrame, ShapeMismatch."""
     totals = {int(label): np.zeros(num_features) for label in np.unique(labels_B)}
     counts = dict.fromkeys(totals, 0)
     for message in messages:

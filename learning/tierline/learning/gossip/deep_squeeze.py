@@ -24,7 +24,7 @@ from tierline.learning.rule import NodeInfo, Traits, Turn
 
 
 class Peer(Local):
-    """`e` is what compression has lost so far; `feedback = false` leaves it out: plain compressed gossip, which stalls."""
+    """`e` is what compression has lost so far; with `feedback = false` it stays 0: plain compressed gossip."""
 
     traits = Traits(tolerates_loss=False, per_edge_state=False, conserves="mean", directed=True)
     kept = ("x", "m", "e")

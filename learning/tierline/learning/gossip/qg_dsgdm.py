@@ -1,13 +1,14 @@
 """Quasi-global momentum: the momentum is built from how the model moved, mixing included, not from own gradients.
 
-    form = "lin":     u = g + beta m (and once more with Nesterov);  x' = W(x - lr u);  m <- mu m + (1 - mu)(x - x') / lr
+    form = "lin":     u = g + beta m;  x' = W(x - lr u);  m <- mu m + (1 - mu)(x - x') / lr
     form = "aketi":   m <- beta m + g - r / lr;  x <- x - lr m,      r = W x - x, the gossip residual
     form = "adam":    x' = W(x - lr adam(g, m, v));  d = (x - x') / |x - x'|;
                       m <- beta m + (1 - beta) d;  v <- beta2 v + (1 - beta2) d^2
 
 Lin, Karimireddy, Stich, Jaggi, "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on Heterogeneous Data",
-ICML 2021, Algorithm 1 (lin, with mu = 0.9 as a factor of its own in the authors' code) and Algorithm 2 (adam); the
-heavy-ball form as in Aketi, Hashemi, Roy, "Global Update Tracking", NeurIPS 2023, Algorithm 2 without tracking.
+ICML 2021, Algorithm 1 (lin, which with Nesterov steps along g + beta u; mu = 0.9 is a factor of its own in the authors'
+code) and Algorithm 2 (adam); the heavy-ball form as in Aketi, Hashemi, Roy, "Global Update Tracking", NeurIPS 2023,
+Algorithm 2 without tracking.
 Deviations: m is kept as a step, lr m, so that lr = 0 mixes. The update of m every tau steps is left out. adam: the
 local step is  lr (beta m + (1 - beta) g) / (sqrt(beta2 v + (1 - beta2) g^2) + eps)  with both biases corrected by the
 number of turns, Adam's usual weights; the authors' code adds g to m with weight 1.

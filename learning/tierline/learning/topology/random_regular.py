@@ -1,6 +1,6 @@
 """A random graph in which every node has the same number of neighbours: several rings laid over one another.
 
-    W = (I + sum_r (P_r + P_r')) / (degree + 1),   P_r the cyclic shift along a random order of the nodes, r = 1..degree/2
+    W = (I + sum_r (P_r + P_r')) / (degree + 1),   r = 1..degree/2,  P_r the cyclic shift along a random order of nodes
 
 It is connected, and for degree 4 and more an expander with high probability: its spectral gap does not vanish with n.
 Law, Siu, "Distributed Construction of Random Expander Networks", INFOCOM 2003, section II.

@@ -1,4 +1,4 @@
-"""Who met whom in a small town: 18 women and 14 events, and an edge where a woman was at an event. Irregular on purpose.
+"""Who met whom in a small town: 18 women and 14 events, an edge where a woman was at an event. Irregular on purpose.
 
 Nodes 0..17 are the women, 18..31 the events; degrees run from 2 to 14. Davis, Gardner, Gardner, "Deep South",
 University of Chicago Press 1941, as a test of decentralised learning in Koloskova, Lin, Stich, Jaggi, "Decentralized
