@@ -6,7 +6,7 @@ import numpy as np
 
 from tierline.core.arrays import Params
 from tierline.core.types import Array, Arrays
-from tierline.learning.compute import Backprop, Fitted, Gradient, Job
+from tierline.learning.compute import Backprop, Fitted, Gradient, Job, Match
 
 
 class Quadratic:
@@ -20,10 +20,15 @@ class Quadratic:
         self.fails_at: int | None = None
         self.num_calls = 0
 
-    def gradient(self, at: Params, batch: Arrays, terms: object = ()) -> Gradient:
+    def gradient(self, at: Params, batch: Arrays, terms: tuple[Match, ...] = ()) -> Gradient:
         self._count()
         d = at.flat - self.b
-        return Gradient(Params(at.layout, self.a * d), float(0.5 * (self.a * d * d).sum()), self.num_samples)
+        g, loss = self.a * d, float(0.5 * (self.a * d * d).sum())
+        for term in terms:
+            apart = at.flat - term.target[0]
+            g = g + np.float32(2.0 * term.weight / apart.size) * apart
+            loss += term.weight * float((apart * apart).mean())
+        return Gradient(Params(at.layout, g), loss, self.num_samples)
 
     def fit(self, start: Params, job: Job) -> Fitted:
         self._count()
@@ -40,7 +45,8 @@ class Quadratic:
         return Fitted(y, 0.0, self.num_samples, num_steps)
 
     def outputs(self, at: Params, batch: Arrays, names: tuple[str, ...]) -> Arrays:
-        raise NotImplementedError("a quadratic has no outputs")
+        """Every output is y itself, as that of one sample."""
+        return {name: at.flat.copy()[None] for name in names}
 
     def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays:
         raise NotImplementedError("a quadratic has no Sections")

@@ -38,6 +38,14 @@ def mixed(t: Turn, mine: Params, got: Inbox, name: str = "x", *, strength: float
     return like(mine, total)
 
 
+def residual(t: Turn, mine: Params, got: Inbox) -> Params:
+    """sum_j w_ij (x_j - mine) over those heard: what mixing adds, rounded on its own scale, not on that of `mine`."""
+    total = np.zeros(mine.flat.shape, np.float64)
+    for j in sorted(got):
+        total += t.w[j] * (params(got[j], "x", mine).flat.astype(np.float64) - mine.flat)
+    return like(mine, total)
+
+
 def ratio(lr: float, before: float) -> float:
     """By how much a buffer in units of steps (lr times gradients) scales when the learning rate changes.
 

@@ -26,7 +26,7 @@ from tierline.learning.compute import LABELS, Match
 from tierline.learning.effects import Effects, Inbox, Message, exchange, gradient, outputs, params
 from tierline.learning.errors import RuleError
 from tierline.learning.gossip._local import Gossip, check_share
-from tierline.learning.gossip._mixing import mixed, ratio, to_all
+from tierline.learning.gossip._mixing import ratio, residual, to_all
 from tierline.learning.rule import NodeInfo, Traits, Turn
 
 
@@ -63,7 +63,7 @@ class Peer(Gossip):
         if self._weight_decay:
             g = g + self._weight_decay * self.x
         scale = ratio(t.lr, self.lr)
-        y = t.lr * g - scale * (mixed(t, self.x, got) - self.x)
+        y = t.lr * g - scale * residual(t, self.x, got)
         self.m = self._momentum * scale * self.m + y
         self.x = self.x - (y + self._momentum * self.m if self._nesterov else self.m)
         self.lr = t.lr

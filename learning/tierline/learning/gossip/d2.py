@@ -1,12 +1,13 @@
 """D2: each peer also steps along what it moved last time, so that unlike data leave no bias.
 
-    u = -lr g(x);   x' = V(x + u + c);   c <- x' - x - u;   V = (W + I) / 2, or W itself with `lazy = false`
+    u = -lr g(x);   p = (V - I)(x + u + c);   x <- x + u + c + p;   c <- c + p;   V = (W + I) / 2, or W itself with `lazy = false`
 
 which with a constant lr is  x'' = V(2 x' - x - lr (g' - g)).  Tang, Lian, Yan, Zhang, Liu, "D2: Decentralized Training
 over Decentralized Data", ICML 2018, Algorithm 1; written with c as in Vogels et al., "RelaySum", NeurIPS 2021, so that
 the learning rate may change and u may carry momentum.
 Deviations: V is lazy by default, since the method needs its smallest eigenvalue above -1/3, which W of an even ring
-misses by equality.
+misses by equality. c is added up from what mixing did, which equals x' - x - u but for rounding: that would
+make the mean of all models drift.
 Sends one model. State: c, momentum.
 Status: checked (exact on unlike quadratics; the plain even ring does not settle).
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from tierline.core.arrays import Params
 from tierline.learning.effects import Effects, exchange, gradient
 from tierline.learning.gossip._local import Local
-from tierline.learning.gossip._mixing import mixed, to_all
+from tierline.learning.gossip._mixing import residual, to_all
 from tierline.learning.rule import NodeInfo, Traits, Turn
 
 
@@ -41,5 +42,5 @@ class Peer(Local):
         u = -t.lr * self.direction(self.x, g.values)
         half = self.x + u + self.c
         got = yield from exchange("x", to_all(t, x=half), t.peers_in)
-        moved = mixed(t, half, got, strength=self._strength)
-        self.c, self.x = moved - self.x - u, moved
+        pull = self._strength * residual(t, half, got)
+        self.c, self.x = self.c + pull, half + pull

@@ -26,7 +26,7 @@ from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
 from tierline.learning.effects import Effects, exchange, gradient
 from tierline.learning.gossip._local import Gossip, check_share
-from tierline.learning.gossip._mixing import mixed, ratio, to_all
+from tierline.learning.gossip._mixing import mixed, ratio, residual, to_all
 from tierline.learning.rule import NodeInfo, Traits, Turn
 
 _EPS = 1e-8
@@ -86,9 +86,9 @@ class Peer(Gossip):
     def _heavy_ball(self, t: Turn, g: Params) -> Effects[None]:
         got = yield from exchange("x", {}, t.peers_in)
         scale = ratio(t.lr, self.lr)
-        residual = mixed(t, self.x, got) - self.x
-        self.m = self._momentum * scale * self.m + t.lr * g - scale * residual
-        step = t.lr * g - scale * residual + self._momentum * self.m if self._nesterov else self.m
+        pull = residual(t, self.x, got)
+        self.m = self._momentum * scale * self.m + t.lr * g - scale * pull
+        step = t.lr * g - scale * pull + self._momentum * self.m if self._nesterov else self.m
         self.x, self.lr = self.x - step, t.lr
 
     def _adam(self, t: Turn, g: Params) -> Effects[None]:
