@@ -178,10 +178,10 @@ def test_what_a_rule_says_it_conserves(name: str, topology: str) -> None:
 @pytest.mark.parametrize(("name", "topology"), MIXED)
 def test_the_mean_model_comes_near_the_optimum(name: str, topology: str) -> None:
     skip_unless_fit(name, topology)
-    n = FIXED.get(topology, 6)
+    n = FIXED.get(topology, 5)
     data = trainers(n)
-    driver, rules = start(gossip(name), n, topology=topology, lr=0.04, data=data)
-    driver.run(200)
+    driver, rules = start(gossip(name), n, topology=topology, lr=0.08, data=data)
+    driver.run(120)
     a, b = np.stack([t.a for t in data.values()]), np.stack([t.b for t in data.values()])
     optimum = (a * b).sum(axis=0) / a.sum(axis=0)
     distance = np.abs(model().flat - optimum).max()
