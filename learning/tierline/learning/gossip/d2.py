@@ -1,13 +1,15 @@
 """D2: each peer also steps along what it moved last time, so that unlike data leave no bias.
 
-    u = -lr g(x);   p = (V - I)(x + u + c);   x <- x + u + c + p;   c <- c + p;   V = (W + I) / 2, or W itself with `lazy = false`
+    u = -lr g(x);   p = (V - I)(x + u + c);   x <- x + u + c + p;   c <- c + p
 
-which with a constant lr is  x'' = V(2 x' - x - lr (g' - g)).  Tang, Lian, Yan, Zhang, Liu, "D2: Decentralized Training
+with V = (W + I) / 2, or W itself with `lazy = false`.
+
+With a constant lr this is  x'' = V(2 x' - x - lr (g' - g)).  Tang, Lian, Yan, Zhang, Liu, "D2: Decentralized Training
 over Decentralized Data", ICML 2018, Algorithm 1; written with c as in Vogels et al., "RelaySum", NeurIPS 2021, so that
 the learning rate may change and u may carry momentum.
 Deviations: V is lazy by default, since the method needs its smallest eigenvalue above -1/3, which W of an even ring
-misses by equality. c is added up from what mixing did, which equals x' - x - u but for rounding: that would
-make the mean of all models drift.
+misses by equality. c is added up from what mixing did, which equals x' - x - u but for rounding: that would make the
+mean of all models drift.
 Sends one model. State: c, momentum.
 Status: checked (exact on unlike quadratics; the plain even ring does not settle).
 """

@@ -14,6 +14,7 @@ Status: checked (every = 1 is synchronous SGD; messages fall by `every`); recons
 
 from __future__ import annotations
 
+from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
 from tierline.learning.effects import Effects, gradient, reduce
 from tierline.learning.gossip._local import Local
@@ -55,5 +56,4 @@ class Peer(Local):
             group = t.nodes[first : first + self._block]
         # Blocks make sums of their own, each under its first member's name.
         total = yield from reduce(f"x/{group[0]}/{len(group)}", x, group)
-        mean = total.mean
-        self.x = x + (mean - x)
+        self.x = Params(x.layout, total.mean.flat, buffers=x.buffers)

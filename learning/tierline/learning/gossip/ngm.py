@@ -8,8 +8,8 @@ alpha = 0 needs no second message. With a `compressor` this is CompNGC: all g_ij
 feedback, a memory for each. Aketi, Kodge, Roy, "Neighborhood Gradient Mean: An Efficient Decentralized Learning Method
 for Non-IID Data Distributions", TMLR 2023 (first "Neighborhood Gradient Clustering"), Algorithms 1 and 2, as the
 authors' code has it: the neighbours' models are used as received, one's own after mixing.
-Deviations: the variant with quasi-global momentum is left out. The means over a neighbourhood are plain: where peers have different
-numbers of neighbours, gradients do not count alike, and the common optimum is missed.
+Deviations: the variant with quasi-global momentum is left out. The means over a neighbourhood are plain: where peers
+have different numbers of neighbours, gradients do not count alike, and the common optimum is missed.
 Sends one model to all, then one gradient (compressed or not) to each neighbour; computes 1 + neighbours gradients.
 State: momentum, error memories.
 Status: partial (equation; the global gradient at consensus on the complete graph; accuracies were not repeated).
