@@ -254,6 +254,14 @@ def test_unlike_data_leave_a_bias_that_momentum_over_all_shrinks() -> None:
     assert lin < aketi < 0.2 * plain
 
 
+@pytest.mark.slow
+def test_tracking_with_momentum_shrinks_the_bias_further() -> None:
+    # Effective learning rates lr (1 - mu) / (1 - momentum - mu) are alike: 0.05.
+    some, more = error("qg_gut", 900, 0.05 / 23.5, mu=0.06), error("qg_gut", 900, 0.05 / 46.0, mu=0.08)
+    assert some == pytest.approx(0.117, rel=0.1) and more == pytest.approx(0.058, rel=0.1)
+    assert more < some < 0.5 * error("qg_dsgdm", 600, 0.005, form="aketi")
+
+
 def test_tracking_of_updates_shrinks_the_bias_the_more_the_larger_mu() -> None:
     errors = [error("gut", 300, mu=mu) for mu in (0.0, 0.3, 0.6)]
     # The sheet has 2.11, 1.63 and 1.04 on a problem of its own: the ratios are the same.
