@@ -180,8 +180,8 @@ def test_the_mean_model_comes_near_the_optimum(name: str, topology: str) -> None
     skip_unless_fit(name, topology)
     n = FIXED.get(topology, 5)
     data = trainers(n)
-    driver, rules = start(gossip(name), n, topology=topology, lr=0.08, data=data)
-    driver.run(120)
+    driver, rules = start(gossip(name), n, topology=topology, lr=0.04, data=data)
+    driver.run(240)
     a, b = np.stack([t.a for t in data.values()]), np.stack([t.b for t in data.values()])
     optimum = (a * b).sum(axis=0) / a.sum(axis=0)
     distance = np.abs(model().flat - optimum).max()
@@ -200,7 +200,7 @@ def test_a_run_taken_up_again_from_its_states_is_the_same_run(name: str) -> None
     assert np.array_equal(models(rules), models(resumed))
 
 
-@pytest.mark.parametrize("fails_at", range(1, 13, 3))
+@pytest.mark.parametrize("fails_at", (1, 6, 11))
 @pytest.mark.parametrize("name", GOSSIP)
 def test_a_turn_that_fails_leaves_every_state_as_before(name: str, fails_at: int) -> None:
     data = trainers(5)
