@@ -17,6 +17,7 @@ namespace {
 struct Stream {
     std::deque<Work> queue;
     size_t num_done = 0;
+    std::vector<Work> *recorded = nullptr;  // a graph, while one is captured
 };
 struct Event {
     Stream *stream = nullptr;
@@ -67,7 +68,9 @@ bool known(Pointer pointer, size_t size) {
 
 Result queue(void *stream, Work work) {
     if (contexts.empty()) return NO_CONTEXT;
-    streams[stream].queue.push_back(std::move(work));
+    Stream &it = streams[stream];
+    if (it.recorded) return it.recorded->push_back(std::move(work)), OK;
+    it.queue.push_back(std::move(work));
     return OK;
 }
 
@@ -94,6 +97,7 @@ Result release(Pointer pointer) {
 extern "C" {
 void mock_configure(int devices, int shares_memory) { num_devices = devices, integrated = shares_memory; }
 int mock_num_allocations() { return (int)allocations.size(); }
+int mock_queue(void *stream, int (*work)()) { return queue(stream, work); }  // somebody else's kernel
 
 Result cuInit(unsigned) { return OK; }
 Result cuDriverGetVersion(int *version) { return *version = 13000, OK; }
@@ -160,8 +164,28 @@ Result cuStreamCreate(void **stream, unsigned) {
     return *stream = (void *)++next, OK;
 }
 Result cuStreamDestroy_v2(void *stream) { return streams.erase(stream), OK; }
+Result cuStreamBeginCapture_v2(void *stream, int) {
+    if (!stream || streams[stream].recorded) return INVALID_VALUE;
+    return streams[stream].recorded = new std::vector<Work>, OK;
+}
+Result cuStreamEndCapture(void *stream, void **graph) {
+    if (!streams[stream].recorded) return INVALID_VALUE;
+    *graph = streams[stream].recorded;
+    return streams[stream].recorded = nullptr, OK;
+}
+Result cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long) {
+    return *exec = new std::vector<Work>(*(std::vector<Work> *)graph), OK;
+}
+Result cuGraphLaunch(void *exec, void *stream) {
+    for (const Work &work : *(std::vector<Work> *)exec)
+        if (Result result = queue(stream, work)) return result;
+    return OK;
+}
+Result cuGraphExecDestroy(void *exec) { return delete (std::vector<Work> *)exec, OK; }
+Result cuGraphDestroy(void *graph) { return delete (std::vector<Work> *)graph, OK; }
 Result cuStreamSynchronize(void *stream) {
     Stream &it = streams[stream];
+    if (it.recorded) return INVALID_VALUE;  // a capture does not run
     if (Result result = run_until(it, it.num_done + it.queue.size())) return result;
     return check_guards();
 }

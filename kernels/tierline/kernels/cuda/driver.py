@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,12 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuStreamDestroy_v2": (_p,),
     "cuStreamSynchronize": (_p,),
     "cuStreamWaitEvent": (_p, _p, _u),
+    "cuStreamBeginCapture_v2": (_p, c_int),
+    "cuStreamEndCapture": (_p, _p),
+    "cuGraphInstantiateWithFlags": (_p, _p, c_ulonglong),
+    "cuGraphLaunch": (_p, _p),
+    "cuGraphExecDestroy": (_p,),
+    "cuGraphDestroy": (_p,),
     "cuEventCreate": (_p, _u),
     "cuEventRecord": (_p, _p),
     "cuEventSynchronize": (_p,),
@@ -188,6 +194,29 @@ class Device:
             self.driver.call("cuStreamWaitEvent", stream, event, 0)
         finally:
             self.driver.call("cuEventDestroy_v2", event)  # takes effect once the work before it is done
+
+    def record(self, stream: int, queue: Callable[[], None]) -> int:
+        """A CUDA graph of what `queue` puts on `stream`, without running it: its executable handle. Raises CudaError.
+
+        Launch it with cuGraphLaunch, give it back with cuGraphExecDestroy. The stream must not be the default one.
+        """
+        self.driver.call("cuStreamBeginCapture_v2", stream, 1)  # thread-local: other threads may allocate meanwhile
+        try:
+            queue()
+        except BaseException:
+            with suppress(CudaError):  # what made `queue` fail has invalidated the graph, too
+                self.driver.call("cuGraphDestroy", self._end_capture(stream))
+            raise
+        graph = self._end_capture(stream)
+        try:
+            return self.driver.handle("cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self.driver.call("cuGraphDestroy", graph)
+
+    def _end_capture(self, stream: int) -> int:
+        graph = c_void_p()
+        self.driver.call("cuStreamEndCapture", stream, byref(graph))
+        return graph.value or 0
 
     @contextmanager
     def stopwatch(self, stream: int) -> Iterator[list[float]]:

@@ -53,8 +53,12 @@ class Staging:
     def send(self, data: bytes, stream: int) -> None:
         """Copy bytes into place and queue what brings them to the GPU."""
         ctypes.memmove(self.host, data, len(data))
+        self.push(len(data), stream)
+
+    def push(self, num_bytes: int, stream: int) -> None:
+        """Queue what brings the first bytes of `host` to the GPU."""
         if not self._gpu.integrated:
-            self._gpu.driver.call("cuMemcpyHtoDAsync_v2", self.device, self.host, len(data), stream)
+            self._gpu.driver.call("cuMemcpyHtoDAsync_v2", self.device, self.host, num_bytes, stream)
 
     def flag_value(self) -> int:
         """The flag, once the stream is synchronised."""
