@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tierline.core import catalog
 from tierline.core.errors import EngineError, MissingDependency, ShapeMismatch
+from tierline.core.flow.engines import check_engine
 from tierline.core.types import TensorSpec
 
 RNG = np.random.default_rng(11)
@@ -20,6 +21,7 @@ X = ("feature", TensorProto.FLOAT, ["batch", 3, 8, 8])
 
 def engine(name: str, model: bytes) -> Any:
     try:
+        check_engine(name)
         return catalog.make("engine", name, model=model, name="section", threads=1)
     except MissingDependency as error:
         pytest.skip(str(error))

@@ -40,11 +40,23 @@ def test_every_section_of_a_bundle_builds_for_a_range_of_batches(trt: Any, tiny_
 
 def test_building_twice_gives_the_same_kind_of_engine_and_progress(trt: Any) -> None:
     steps: list[tuple[str, int, int]] = []
-    built = build(trt, conv_relu(), "section", Wish(), on_step=lambda *step: steps.append(step))
+
+    def on_step(*step: Any) -> bool:
+        steps.append(step)
+        return True
+
+    built = build(trt, conv_relu(), "section", Wish(), on_step=on_step)
     if hasattr(trt, "IProgressMonitor"):
         assert any(done == total > 0 for _, done, total in steps)
     again = build(trt, conv_relu(), "section", Wish(), timing=built.timing)
     assert len(again.plan) == len(built.plan)
+
+
+def test_a_build_is_ended_on_request(trt: Any) -> None:
+    if not hasattr(trt, "IProgressMonitor"):
+        pytest.skip("this version cannot be asked to stop")
+    with pytest.raises(EngineError, match="cannot build this"):
+        build(trt, conv_relu(), "section", Wish(), on_step=lambda *step: False)
 
 
 def test_float16_is_what_the_file_says(trt: Any) -> None:

@@ -44,8 +44,8 @@ class Built(NamedTuple):
     """Timings of kernels, for the next build; empty where the version keeps none."""
 
 
-OnStep = Callable[[str, int, int], None]
-"""Told `(phase, steps done, steps)` while an engine is built."""
+OnStep = Callable[[str, int, int], bool]
+"""Told `(phase, steps done, steps)` while an engine is built; False ends the build where the version can."""
 
 
 def logger(trt: Any) -> Any:
@@ -208,8 +208,7 @@ def _monitor(trt: Any, on_step: OnStep) -> Any:
             on_step(phase, 0, num_steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            on_step(phase, step + 1, self._steps.get(phase, step + 1))
-            return True
+            return on_step(phase, step + 1, self._steps.get(phase, step + 1))
 
         def phase_finish(self, phase: str) -> None:
             steps = self._steps.get(phase, 1)

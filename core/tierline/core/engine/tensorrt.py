@@ -51,10 +51,11 @@ class Tensorrt:
         max_batch: int = 64,
         typical_batch: int = 1,
         graphs: bool = True,
+        on_step: OnStep | None = None,
     ) -> None:
         gpu, cache, wish = _gpu(name), EngineCache(), Wish(max_batch, typical_batch)
         self._name = name
-        kept = obtain(_trt, model, name, wish, gpu, cache)
+        kept = obtain(_trt, model, name, wish, gpu, cache, on_step=on_step)
         try:
             self._runner = Runner(_trt, kept.plan, name, gpu, graphs=graphs)
         except EngineError as error:
@@ -62,7 +63,7 @@ class Tensorrt:
                 raise
             # Whole and ours, yet refused: the driver was exchanged, say.
             _log.warning("%s: the engine in %s is built again: %s", name, kept.path, error)
-            kept = obtain(_trt, model, name, wish, gpu, cache, again=True)
+            kept = obtain(_trt, model, name, wish, gpu, cache, again=True, on_step=on_step)
             self._runner = Runner(_trt, kept.plan, name, gpu, graphs=graphs)
         self.spec = self._runner.spec
 
@@ -76,6 +77,14 @@ class Tensorrt:
     def close(self) -> None:
         """Free the GPU's memory; the engine cannot run afterwards."""
         self._runner.close()
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingDependency where there is no GPU to run on."""
+        try:
+            device()
+        except CudaError as error:
+            raise MissingDependency(f"engine 'tensorrt' has no GPU here: {error}") from error
 
     @staticmethod
     def prepare(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tierline.core import catalog
 from tierline.core.clock import MonotonicClock
 from tierline.core.config.sections import Engine as EngineConfig
 from tierline.core.errors import MissingDependency
 from tierline.core.flow.desk import Desk
+from tierline.core.flow.engines import check_engine, takes_time
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.flow.node import EngineSettings, Node, new_epoch
@@ -22,6 +23,7 @@ from tierline.core.protocols import Outcome
 from tierline.core.telemetry import metrics as names
 from tierline.core.telemetry.metrics import Registry, serve_metrics
 
+_log = logging.getLogger("tierline.engine")
 MAX_UNCOUNTED = 4096
 
 IDLE_S = 0.1
@@ -195,17 +197,26 @@ class Host:
 
 
 def engine_settings(config: EngineConfig) -> EngineSettings:
-    """The first engine of the configuration that is installed. Raises MissingDependency where none is."""
+    """The first engine of the configuration that can run here, and the next one where making that takes time.
+
+    Raises MissingDependency where none can.
+    """
+    usable: list[str] = []
     missing: MissingDependency | None = None
-    for name in config.prefer:
+    for token in config.prefer:
         try:
-            catalog.load("engine", name)
+            check_engine(token)
         except MissingDependency as error:
-            missing = error
+            missing = missing or error
+            _log.info("engine %r is passed over: %s", token, error)
             continue
-        return EngineSettings(name, config.threads, config.inline_ms)
-    assert missing is not None
-    raise missing
+        usable.append(token)
+        if not takes_time(token):
+            break
+    if missing is not None and not usable:
+        raise missing
+    meanwhile = next((token for token in usable if not takes_time(token)), "")
+    return EngineSettings(usable[0], config.threads, config.inline_ms, meanwhile if meanwhile != usable[0] else "")
 
 
 def own_version() -> str:

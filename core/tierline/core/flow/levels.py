@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tierline.core import catalog
 from tierline.core.bundle import Bundle, Level, Section
 from tierline.core.errors import BundleError
+from tierline.core.flow.engines import Awaited, split_token
 from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
 from tierline.core.types import Array, Arrays, TensorSpec
 
@@ -131,12 +133,18 @@ class Levels:
             runner.close()
 
 
-def engine_maker(name: str, threads: int = 1) -> MakeEngine:
-    """Engines of one kind, by catalogue name."""
+def engine_maker(token: str, threads: int = 1, meanwhile: str = "") -> MakeEngine:
+    """Engines of one kind, such as `onnxruntime:cuda`; another kind answers where making the first takes time."""
 
     def make(model: bytes, section: str) -> Engine:
-        engine: Engine = catalog.make("engine", name, model=model, name=section, threads=threads)
-        return engine
+        def of(token: str, **more: Any) -> Engine:
+            name, options = split_token(token)
+            engine: Engine = catalog.make("engine", name, model=model, name=section, threads=threads, **options, **more)
+            return engine
+
+        if not meanwhile:
+            return of(token)
+        return Awaited(section, lambda on_step: of(token, on_step=on_step), of(meanwhile))
 
     return make
 

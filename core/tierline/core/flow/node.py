@@ -37,6 +37,8 @@ class EngineSettings:
     threads: int = 1
     inline_ms: float = 0.5
     """A run expected to take longer goes to a worker thread, so that links stay responsive."""
+    meanwhile: str = ""
+    """The engine that answers while `name` is built, where that takes time."""
 
 
 class Node:
@@ -93,7 +95,7 @@ class Node:
             return
         levels = Levels(
             bundle,
-            engine_maker(self._engine.name, self._engine.threads),
+            engine_maker(self._engine.name, self._engine.threads, self._engine.meanwhile),
             views=placement.views,
             joins=bool(placement.joins),
             runs=set(placement.runs),

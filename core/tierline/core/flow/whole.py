@@ -60,6 +60,6 @@ class Whole:
         if self._loaded is None or self._loaded[0] != bundle.digest:
             if self._loaded is not None:
                 self._loaded[1].levels.close()
-            make = engine_maker(self._engine.name, self._engine.threads)
+            make = engine_maker(self._engine.name, self._engine.threads, self._engine.meanwhile)
             self._loaded = bundle.digest, Oracle(bundle, make), Preprocessor(bundle.manifest.preprocess)
         return self._loaded[1:]
