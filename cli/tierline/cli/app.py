@@ -25,6 +25,7 @@ COMMANDS = (
     "node",
     "algo",
     "kernels",
+    "engine",
     "config",
 )
 """Name of a command = module `tierline.cli.commands.NAME`, whose `app` it is; in the order of the help."""

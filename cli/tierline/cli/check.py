@@ -20,6 +20,7 @@ from tierline.core.bundle import Bundle
 from tierline.core.config import Loaded
 from tierline.core.config.sections import Engine
 from tierline.core.errors import TierlineError
+from tierline.core.flow.engines import split_token
 from tierline.core.flow.host import engine_settings
 from tierline.core.link.tls import check_files, require_tls
 from tierline.core.plan import Placement, place
@@ -131,7 +132,8 @@ def _check_node(config: AgentConfig | CloudConfig, found: Findings) -> None:
 
 
 def _check_engine(engine: Engine, found: Findings) -> None:
-    unknown = [name for name in engine.prefer if not name.endswith(".py") and name not in catalog.names("engine")]
+    names = [split_token(token)[0] for token in engine.prefer]
+    unknown = [name for name in names if not name.endswith(".py") and name not in catalog.names("engine")]
     for name in unknown:
         with found.at("engine.prefer"):
             catalog.load("engine", name)

@@ -41,4 +41,5 @@ def _row(node: str, record: dict[str, Any]) -> dict[str, Any]:
         "plan": record.get("plan", ""),
         "in_flight": record.get("in_flight", ""),
         "counts": " ".join(f"{key}={value}" for key, value in record.get("counts", {}).items()),
+        "engines": "; ".join(f"{key} {value}" for key, value in record.get("engines", {}).items() if value != "ready"),
     }

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tierline.core.engine._cache import EngineCache, Key
 from tierline.core.engine._trt_build import OnStep, Wish, build
 from tierline.kernels.cuda import Device
@@ -40,9 +42,10 @@ def obtain(
 ) -> Kept:
     """For `gpu`, or for `wish.arch` where that is None; `again` builds whatever the cache holds. Raises EngineError."""
     key = key_of(trt, model, wish, gpu)
-    plan = None if again else cache.load(key)
-    if plan is not None:
-        return Kept(plan, cache.path(key), False)
+    # One that was built ahead for the architecture, on whatever machine, will do as well.
+    for known in () if again else dict.fromkeys((key, msgspec.structs.replace(key, gpu=""))):
+        if (plan := cache.load(known)) is not None:
+            return Kept(plan, cache.path(known), False)
     cache.check_writable()
     _log.info("%s: building an engine with %s %s for %s", name, key.kind, key.version, key.gpu or key.arch)
     started = time.monotonic()

@@ -157,6 +157,7 @@ def node_record(node: Node) -> dict[str, Any]:
             }
             for name, link in links.items()
         },
+        "engines": node.engine_states(),
         "rss_bytes": resident_bytes(),
     }
 

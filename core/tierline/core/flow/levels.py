@@ -128,6 +128,21 @@ class Levels:
     def __len__(self) -> int:
         return len(self.levels)
 
+    def engine_states(self) -> dict[str, str]:
+        """State of the engine of every Section that runs here, heads included, by the Section's name."""
+        engines = {
+            level.sections[part].name: engine
+            for runner in self.levels
+            for level in (runner.level,)
+            for part, engine in runner.sections.items()
+        }
+        heads = {
+            runner.level.exit.head.name: runner.head
+            for runner in self.levels
+            if runner.level.exit.head is not None and runner.head is not None
+        }
+        return {name: getattr(engine, "state", "ready") for name, engine in {**engines, **heads}.items()}
+
     def close(self) -> None:
         for runner in self.levels:
             runner.close()

@@ -115,6 +115,10 @@ class Node:
             for child in self.children:
                 self.flow.child_up(child)
 
+    def engine_states(self) -> dict[str, str]:
+        """By Section: `ready`, or how far the engine is that it waits for while another answers."""
+        return {} if self._levels is None else self._levels.engine_states()
+
     def _measure(self, levels: Levels) -> None:
         """Time one row of every Section, to know which may run on the event loop."""
         for index in range(len(levels)):

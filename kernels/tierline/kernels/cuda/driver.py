@@ -79,7 +79,7 @@ class Driver:
             for name, types in _FUNCTIONS.items():
                 getattr(self._lib, name).argtypes = types
         except (OSError, AttributeError) as error:
-            raise CudaError(f"no NVIDIA driver: {error}; install one, or use the codecs of the CPU") from error
+            raise CudaError(f"no NVIDIA driver: {error}; install one, or run on the CPU") from error
         self.call("cuInit", 0)
         self.num_devices = self.integer("cuDeviceGetCount")
         if not self.num_devices:
