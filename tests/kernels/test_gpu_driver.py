@@ -13,7 +13,7 @@ from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray, Driver
 
 
 def test_a_machine_without_driver_says_so() -> None:
-    with pytest.raises(CudaError, match=r"no NVIDIA driver: .*libnone\.so.*use the codecs of the CPU"):
+    with pytest.raises(CudaError, match=r"no NVIDIA driver: .*libnone\.so.*run on the CPU"):
         Driver("libnone.so.1")
 
 

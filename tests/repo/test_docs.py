@@ -56,7 +56,7 @@ def documented() -> list[list[str]]:
     return [command[1:] for command in commands if command and command[0] == "tierline"]
 
 
-NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config")
+NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels")
 
 
 def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,13 +64,7 @@ def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> N
     assert len(commands) > 20
     helps: dict[str, str] = {}
     for command in commands:
-        verb = " ".join(
-            command[
-                : 2
-                if command[0] in ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels")
-                else 1
-            ]
-        )
+        verb = " ".join(command[: 2 if command[0] in NOUNS else 1])
         if verb not in helps:
             try:
                 code = main([*verb.split(), "--help"])

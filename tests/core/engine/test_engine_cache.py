@@ -16,6 +16,7 @@ from tierline.core.engine._cache import EngineCache, Key
 from tierline.core.engine._trt_build import Built, Wish
 from tierline.core.engine._trt_keep import key_of, obtain
 from tierline.core.errors import EngineError
+from tierline.kernels.cuda import Device
 
 KEY = Key(hashlib.sha256(b"model").hexdigest(), "tensorrt", "10.3.0", "sm_87", "Orin", "aarch64", "R36.4.3", 64, 1, 0)
 PLAN = bytes(range(256)) * 10
@@ -121,6 +122,14 @@ def test_an_engine_is_built_once_and_again_where_it_is_damaged(builds: list[byte
     assert get().is_new
     assert get(again=True).is_new
     assert builds == [b"", b"timings", b"timings"]  # what was timed goes into the next build
+
+
+def test_an_engine_built_ahead_for_the_architecture_is_used(builds: list[bytes], gpu: Device) -> None:
+    cache = EngineCache()
+    ahead = obtain(Trt(), b"model", "section", Wish(arch=gpu.arch), None, cache)
+    found = obtain(Trt(), b"model", "section", Wish(), gpu, cache)
+    assert (found.is_new, found.path) == (False, ahead.path)
+    assert obtain(Trt(), b"other", "section", Wish(), gpu, cache).is_new
 
 
 def test_the_folder_is_tried_before_anything_is_built(builds: list[bytes], tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Desk:
         self.down: list[str] = []
         self.beats: list[Beat] = []
         self.serving = True
+        self.sections: dict[str, bool] = {}
         self.heartbeat_s = 0.05
 
     def admit(self, hello: Hello) -> Welcome:
@@ -71,8 +72,8 @@ class Desk:
     def revoked(self) -> tuple[str, ...]:
         return ()
 
-    def is_serving(self) -> bool:
-        return self.serving
+    def is_serving(self, section: str = "") -> bool | None:
+        return self.sections.get(section) if section else self.serving
 
     def status(self) -> bytes:
         return b'{"p": {}}'
@@ -501,7 +502,10 @@ def test_health_answers_the_usual_client() -> None:
             serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
             for name in ("", "tierline.v1.Fleet", "tierline.v1.Inference"):
                 assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == serving
-            for name in ("nonesuch", "n" * 500):
+            desk.sections = {"edge": True, "cloud": False}
+            for name, state in (("section/edge", serving), ("section/cloud", not_serving)):
+                assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == state
+            for name in ("nonesuch", "n" * 500, "section/", "section/nonesuch"):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await health.Check(health_pb2.HealthCheckRequest(service=name))
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND

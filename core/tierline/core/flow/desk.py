@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from tierline.core.bundle import MANIFEST
 from tierline.core.errors import BundleError, DigestMismatch, LinkUnavailable, PeerRejected
+from tierline.core.flow.engines import READY
 from tierline.core.flow.knobs import describe
 from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import Node
@@ -120,8 +121,11 @@ class Desk:
                     return bundle.read(name)
         raise BundleError(f"{self.node.id!r}: no file with digest {digest[:12]!r} in its Bundle")
 
-    def is_serving(self) -> bool:
-        return self.node.flow is not None
+    def is_serving(self, section: str = "") -> bool | None:
+        if not section:
+            return self.node.flow is not None
+        state = self.node.engine_states().get(section)
+        return None if state is None else state == READY
 
     def status(self) -> bytes:
         return json.dumps(self.status_record()).encode()

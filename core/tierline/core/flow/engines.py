@@ -18,6 +18,8 @@ _one_build = threading.Lock()
 """Builders take every core and time kernels: two at once disturb each other."""
 _SAY_S = 10.0
 """Between two log lines of one build."""
+READY = "ready"
+"""State of an engine that is what it is meant to be."""
 
 OnStep = Callable[[str, int, int], bool]
 
@@ -105,7 +107,7 @@ class Awaited:
             return
         with self._lock:
             if not self._is_closed:
-                self._next, self.state = made, "ready"
+                self._next, self.state = made, READY
                 return
         made.close()
 

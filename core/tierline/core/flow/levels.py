@@ -14,7 +14,7 @@ import numpy as np
 from tierline.core import catalog
 from tierline.core.bundle import Bundle, Level, Section
 from tierline.core.errors import BundleError
-from tierline.core.flow.engines import Awaited, split_token
+from tierline.core.flow.engines import READY, Awaited, split_token
 from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
 from tierline.core.types import Array, Arrays, TensorSpec
 
@@ -89,8 +89,15 @@ class LevelRunner:
         engine = self.sections[part]
         return engine.run({next(iter(engine.spec.inputs)): x_B})
 
+    def engines(self) -> dict[str, Engine]:
+        """What runs here, by the Section's name; an exit's head is one."""
+        engines = {self.level.sections[part].name: engine for part, engine in self.sections.items()}
+        if self.level.exit.head is not None and self.head is not None:
+            engines[self.level.exit.head.name] = self.head
+        return engines
+
     def close(self) -> None:
-        for engine in (*self.sections.values(), *((self.head,) if self.head else ())):
+        for engine in self.engines().values():
             engine.close()
 
 
@@ -130,18 +137,8 @@ class Levels:
 
     def engine_states(self) -> dict[str, str]:
         """State of the engine of every Section that runs here, heads included, by the Section's name."""
-        engines = {
-            level.sections[part].name: engine
-            for runner in self.levels
-            for level in (runner.level,)
-            for part, engine in runner.sections.items()
-        }
-        heads = {
-            runner.level.exit.head.name: runner.head
-            for runner in self.levels
-            if runner.level.exit.head is not None and runner.head is not None
-        }
-        return {name: getattr(engine, "state", "ready") for name, engine in {**engines, **heads}.items()}
+        engines = {name: engine for runner in self.levels for name, engine in runner.engines().items()}
+        return {name: getattr(engine, "state", READY) for name, engine in engines.items()}
 
     def close(self) -> None:
         for runner in self.levels:

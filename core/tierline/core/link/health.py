@@ -16,17 +16,25 @@ import grpc.aio
 
 SERVICE = "grpc.health.v1.Health"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+SECTION = "section/"
 WATCH_S = 0.5
 """How often Watch looks for a change."""
 
 
-def health_handler(services: frozenset[str], is_serving: Callable[[], bool]) -> grpc.GenericRpcHandler:
-    """The service for `services` (the empty name is the whole server), all of which share one state."""
+def health_handler(services: frozenset[str], is_serving: Callable[[str], bool | None]) -> grpc.GenericRpcHandler:
+    """The service for `services` (the empty name is the whole server), all of which share one state, and for
+    `section/NAME`: `is_serving` is asked for a Section by name, or for the server by an empty one."""
 
     def status(service: str | None) -> bytes:
-        if service is None or (service and service not in services):
+        if service is None or service == SECTION:
             return SERVICE_UNKNOWN
-        return SERVING if is_serving() else NOT_SERVING
+        is_section = service.startswith(SECTION)
+        if service and not is_section and service not in services:
+            return SERVICE_UNKNOWN
+        serves = is_serving(service[len(SECTION) :] if is_section else "")
+        if serves is None:
+            return SERVICE_UNKNOWN
+        return SERVING if serves else NOT_SERVING
 
     async def check(request: bytes, context: Any) -> bytes:
         found = status(_service_of(request))

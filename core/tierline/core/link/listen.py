@@ -55,8 +55,9 @@ class ParentDesk(Protocol):
         """Serials of certificates that count no more; asked at every join, stream and heartbeat."""
         ...
 
-    def is_serving(self) -> bool:
-        """Whether samples can be answered, for `grpc.health.v1`."""
+    def is_serving(self, section: str = "") -> bool | None:
+        """Whether samples can be answered, for `grpc.health.v1`; of a Section, whether it runs on the engine that it is
+        meant to run on. None for a Section that does not run here."""
         ...
 
     def status(self) -> bytes:
