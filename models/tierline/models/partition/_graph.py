@@ -54,13 +54,16 @@ class CostGraph:
                 raise ConfigError(f"cost graph: tensor {flow.name!r} needs {self.num_tiers - 1} costs, one per link")
             if any(not flow.producer < reader < len(self.operators) for reader in flow.consumers):
                 raise ConfigError(f"cost graph: tensor {flow.name!r} is read before it is made; sort the operators")
-        costs = [cost for x in (*self.operators, *self.flows) for cost in x.costs]
-        if any(math.isnan(cost) or cost < 0 for cost in costs):
+        if any(math.isnan(cost) or cost < 0 for cost in self.costs()):
             raise ConfigError("cost graph: a cost is negative or not a number")
 
     @property
     def num_tiers(self) -> int:
         return len(self.operators[0].costs)
+
+    def costs(self) -> list[float]:
+        """Every number in it."""
+        return [c for x in self.operators for c in x.costs] + [c for x in self.flows for c in x.costs]
 
     def cost(self, tiers: Sequence[int]) -> float:
         """Of operators at these tiers, a tensor being paid once per link it crosses; infinite where data descends."""

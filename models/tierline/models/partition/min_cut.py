@@ -28,9 +28,8 @@ class MinCut:
     def place(self, graph: CostGraph) -> list[int]:
         """The tier of every operator. Raises ConfigError where no placement is possible."""
         cuts, num_operators = graph.num_tiers - 1, len(graph.operators)
-        costs = [cost for x in (*graph.operators, *graph.flows) for cost in x.costs]
         # More than all finite costs together stands for infinity, which floats cannot subtract.
-        never = 2.0 * math.fsum(cost for cost in costs if cost < math.inf) + 1.0
+        never = 2.0 * math.fsum(cost for cost in graph.costs() if cost < math.inf) + 1.0
         source, sink = 0, 1
         network = FlowNetwork(2 + (num_operators + len(graph.flows)) * cuts)
 
