@@ -18,7 +18,7 @@ from tierline.models.graph import Network, network_of, read_network
 from tierline.models.torch_export import export, load_module
 from tierline.models.zoo import resnet20
 
-SHAPES = {"mlp": (1, 8, 8), "lenet": (1, 28, 28), "residual": (3, 8, 8)}
+SHAPES = {"mlp": (1, 8, 8), "lenet": (1, 28, 28), "residual": (4, 8, 8)}
 
 
 class Residual(torch.nn.Module):
@@ -26,8 +26,8 @@ class Residual(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = torch.nn.Sequential(resnet20._Block(3, 3), resnet20._Block(3, 6))
-        self.out = torch.nn.Linear(6, 10)
+        self.blocks = torch.nn.Sequential(resnet20._Block(4, 4), resnet20._Block(4, 8))
+        self.out = torch.nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.out(self.blocks(x).mean((2, 3)))
