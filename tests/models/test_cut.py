@@ -10,44 +10,18 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from own_nets import SHAPES, make_network
 
 from tierline.core import catalog
 from tierline.core.errors import BundleError, ConfigError
 from tierline.models.cut import cut
 from tierline.models.graph import Network, network_of, read_network
-from tierline.models.torch_export import export, load_module
-from tierline.models.zoo import resnet20
-
-SHAPES = {"mlp": (1, 8, 8), "lenet": (1, 28, 28), "residual": (4, 8, 8)}
-
-
-class Residual(torch.nn.Module):
-    """Two residual blocks, the second of which halves the sides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = torch.nn.Sequential(resnet20._Block(4, 4), resnet20._Block(4, 8))
-        self.out = torch.nn.Linear(8, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.out(self.blocks(x).mean((2, 3)))
-        return y
-
-
-def make(name: str) -> Network:
-    torch.manual_seed(3)
-    own = name == "residual"
-    net = Residual() if own else catalog.make("model", name, input_shape=SHAPES[name], num_classes=10)
-    for module in net.modules():  # statistics as after training: not those of an identity
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0.0, 0.2)
-            module.running_var.uniform_(0.5, 2.0)
-    return network_of(onnx.load_model_from_string(export(net, SHAPES[name])), name)
+from tierline.models.torch_export import load_module
 
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Network]:
-    return {name: make(name) for name in SHAPES}
+    return {name: make_network(name) for name in SHAPES}
 
 
 def run(model: bytes, x_B: Any) -> Any:
@@ -109,7 +83,7 @@ def test_cuts_that_cannot_be_made_are_named(networks: dict[str, Network]) -> Non
         cut(network, [points[5].tensors, points[2].tensors])
     wide = next(point for point in resnet.cut_points(most=2) if len(point.tensors) == 2)
     with pytest.raises(BundleError, match=r"leaves another way past it, over"):
-        cut(resnet, [(max(wide.tensors, key=resnet.maker().__getitem__),)])
+        cut(resnet, [(max(wide.tensors, key=lambda name: resnet.maker().get(name, -1)),)])
 
 
 def model_of(nodes: list[Any], batch: Any = "batch", side: Any = 4, width: Any = "width", **weights: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,8 +38,8 @@ def export(net: nn.Module, input_shape: tuple[int, ...], *, opset: int = 18) -> 
     was_training = net.training
     net.eval()
     try:
-        with warnings.catch_warnings():  # of torch about itself
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")  # of torch about itself
             program = torch.onnx.export(
                 _Logits(net).eval(),
                 (torch.zeros(2, *input_shape),),  # not 1, which the exporter would take for a constant
@@ -57,6 +59,17 @@ def export(net: nn.Module, input_shape: tuple[int, ...], *, opset: int = 18) -> 
     assert program is not None
     raw: bytes = program.model_proto.SerializeToString(deterministic=True)
     return raw
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs a line for every operator of torchvision, where that is not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def load_module(spec: str) -> nn.Module:
