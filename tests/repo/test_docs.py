@@ -61,9 +61,8 @@ def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> N
     assert len(commands) > 20
     helps: dict[str, str] = {}
     for command in commands:
-        verb = " ".join(
-            command[: 2 if command[0] in ("bench", "cloud", "edge", "node", "algo", "config", "plan", "kernels") else 1]
-        )
+        groups = ("bench", "cloud", "edge", "node", "algo", "config", "plan", "kernels", "model")
+        verb = " ".join(command[: 2 if command[0] in groups else 1])
         if verb not in helps:
             try:
                 code = main([*verb.split(), "--help"])

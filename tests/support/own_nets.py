@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ class Residual(torch.nn.Module):
         return y
 
 
+@cache
 def make_onnx(name: str) -> bytes:
     """A network of SHAPES; statistics of batch-norm as after training, not those of an identity."""
     torch.manual_seed(3)
