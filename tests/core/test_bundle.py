@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tierline.core.bundle import (
@@ -146,3 +147,20 @@ def test_an_algorithm_is_a_name_and_never_a_file(folder: Path) -> None:
     edit(folder, {"task": "./classification.py"})
     with pytest.raises(BundleError, match=r"'\./classification\.py' is no name of an algorithm"):
         Bundle.open(folder)
+
+
+def test_levels_without_an_exit(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    device, edge, cloud = manifest.levels
+
+    def read(levels: list[Any], views: list[str]) -> Manifest:
+        changed = msgspec.structs.replace(manifest, levels=levels, views=views)
+        return parse_manifest(msgspec.json.encode(changed), "b.json")
+
+    silent, quiet = (msgspec.structs.replace(level, exit=None) for level in (device, edge))
+    assert read([device, quiet, cloud], manifest.views).exits() == ["local", "cloud"]
+    assert read([silent, quiet, cloud], ["left"]).exits() == ["cloud"]
+    with pytest.raises(BundleError, match=r"^b\.json: the last level has no exit"):
+        read([device, quiet], manifest.views)
+    with pytest.raises(BundleError, match=r"^b\.json: level 0 of 3 views has no exit"):
+        read([silent, edge, cloud], manifest.views)

@@ -105,17 +105,18 @@ def start_fleet(
     hosts: Sequence[Sequence[str]] = tuple((view,) for view in VIEWS),
     query: str = "",
     samples: Path = ASSETS / "samples.npz",
+    bundle: Path = ASSETS,
     join: Join | None = None,
     thresholds: Mapping[str, float] | None = None,
     in_flight: int = 1,
     tls: bool = False,
     **knobs: Any,
 ) -> Iterator[World]:
-    """Run the wheel's Bundle; `query` is that of the data set source."""
+    """Run a Bundle, the wheel's by default; `query` is that of the data set source."""
     files = {view: folder / f"{view}.jsonl" for views in hosts for view in views}
     spec = FleetSpec(
         hierarchy(hosts),
-        ASSETS,
+        bundle,
         join=join or Join(by="sequence", window_ms=5000.0),
         plan=PlanKnobs(budget_ms=30_000.0, thresholds=dict(thresholds or {}), **knobs),
         # A device with several views writes one file; tests look at records by their own view.

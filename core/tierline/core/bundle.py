@@ -1,8 +1,9 @@
 """A Bundle: a model ready to deploy. A folder with `bundle.json`, one ONNX file per Section, and nothing executable.
 
 A Bundle describes *levels* from the sensor upwards. Level 0 has one Section per view; each higher level has one
-Section, which takes the fused features of the level below. Every level ends in an Exit. The output tensors of a
-Section are named `logits` (what its exit sees) and `feature` (what climbs; absent at the root).
+Section, which takes the fused features of the level below. The last level ends in an Exit, and so may the others; what
+reaches a level without one always climbs. The output tensors of a Section are named `logits` (what its exit sees;
+absent without one) and `feature` (what climbs; absent at the root).
 """
 
 from __future__ import annotations
@@ -57,11 +58,17 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tier: Tier
     sections: dict[str, Section]
     """By view name at level 0; the single key `*` above."""
-    exit: Exit
+    exit: Exit | None
+    """None: nothing leaves here. Parts of several views meet by their exit's outputs; level 0 needs one for those."""
     feature_aggregator: str = "concat"
     """Fuses this level's features into the next level's input (tensor `fused`)."""
     feature_codec: str = "raw"
     """Token of the codec its feature travels in unless a Plan says otherwise: `bitplane` for features of +-1."""
+
+    @property
+    def head(self) -> Section | None:
+        """The exit's extra block."""
+        return None if self.exit is None else self.exit.head
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def exits(self) -> list[str]:
         """Names of the exits from the sensor upwards."""
-        return [level.exit.name for level in self.levels]
+        return [level.exit.name for level in self.levels if level.exit is not None]
 
 
 class Bundle:
@@ -176,10 +183,18 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     for file in manifest.files:
         if Path(file).name != file or file in ("", "..", MANIFEST) or "\0" in file:
             raise BundleError(f"{where}: file name {file!r} must be a plain name inside the Bundle")
+    if not manifest.levels or manifest.levels[-1].exit is None:
+        raise BundleError(f"{where}: the last level has no exit; it answers what reaches it")
+    if manifest.levels[0].exit is None and len(manifest.views) != 1:
+        raise BundleError(
+            f"{where}: level 0 of {len(manifest.views)} views has no exit; only a single view can do without"
+        )
     named = [manifest.task]
     for level in manifest.levels:
         stages = [stage.partition(":")[0] for stage in level.feature_codec.split("+")]
-        named += [level.exit.rule, level.exit.aggregator, level.feature_aggregator, *stages]
+        named += [level.feature_aggregator, *stages]
+        if level.exit is not None:
+            named += [level.exit.rule, level.exit.aggregator]
     for name in named:
         # The catalogue also loads files by path; a Bundle, which may come over a link, must never make it do so.
         if not name.isidentifier():

@@ -35,6 +35,7 @@ ROOMS = {
     "compress": "tierline.learning.compress",
     "partition": "tierline.models.data.partition",
     "model": "tierline.models.zoo",
+    "cut": "tierline.models.partition",
 }
 
 

@@ -94,3 +94,7 @@ class Answer:
     index: int
     label: str
     confidence: float
+
+
+NO_ANSWER = Answer(-1, "", 0.0)
+"""Of a sample that ended, degraded, before any exit saw it."""

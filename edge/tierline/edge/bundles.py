@@ -98,8 +98,9 @@ def _own_files(manifest: Manifest, placement: Placement) -> set[str]:
     for index, level in enumerate(manifest.levels):
         wanted = set(placement.views.values()) if index == 0 else {"*"} if index in placement.runs else set()
         found.update(section.file for part, section in level.sections.items() if part in wanted)
-        if level.exit.head is not None and (wanted or (index == 0 and placement.joins)):
-            found.add(level.exit.head.file)
+        head = level.head
+        if head is not None and (wanted or (index == 0 and placement.joins)):
+            found.add(head.file)
     return found
 
 

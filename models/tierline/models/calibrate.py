@@ -45,15 +45,15 @@ def feature_bytes(manifest: Manifest, level: int) -> float:
 def payload_bytes(manifest: Manifest, exit_share: Mapping[str, float]) -> dict[str, float]:
     """Payload bytes per sample on each link, by the lower level's tier; `device` is one device's link.
 
-    A device sends its logits always, its feature for samples that do not leave locally. Higher levels send their
-    feature with the samples that climb.
+    A device with an exit sends its logits always, its feature for samples that do not leave locally. Higher levels, and
+    a device without an exit, send their feature with the samples that climb.
     """
     links: dict[str, float] = {}
     climbs = 1.0
     for index, level in enumerate(manifest.levels[:-1]):
-        climbs -= exit_share[level.exit.name]
+        climbs -= exit_share[level.exit.name] if level.exit is not None else 0.0
         size = feature_bytes(manifest, index)
-        if index == 0:
+        if index == 0 and level.exit is not None:
             links[level.tier.value] = ddnn_bytes(len(manifest.labels), 1.0 - climbs, size)
         else:
             links[level.tier.value] = max(0.0, climbs) * size
@@ -72,13 +72,14 @@ def calibrate(bundle: Bundle, outputs: ExitOutputs, goal: str = "best_accuracy")
     points = [
         _point(manifest, outputs, dict(zip(inner, t, strict=True))) for t in itertools.product(grid, repeat=len(inner))
     ]
-    chosen = _choose(points, inner[0], name, target)
+    first = manifest.exits()[0]
+    chosen = _choose(points, first, name, target) if inner else points[0]
     return Calibration(
         num_samples=len(outputs.labels),
         accuracy=_each_short(outputs.accuracy()),
         thresholds=chosen.thresholds,
         chosen_by=goal,
-        curve=_thin(points, chosen, inner[0]),
+        curve=_thin(points, chosen, first),
     )
 
 

@@ -23,8 +23,8 @@ class ExitOutputs:
     """Outputs of every exit over a split."""
 
     views: list[str]
-    devices: Array
-    """float32 (N, S, K): logits of each device alone, zeros where the view is absent."""
+    devices: Array | None
+    """float32 (N, S, K): logits of each device alone, zeros where the view is absent; None without an exit there."""
     logits: Mapping[str, Array]
     """By exit name, from the sensor upwards: float32 (S, K)."""
     scores: Mapping[str, Array]
@@ -35,10 +35,8 @@ class ExitOutputs:
 
     def accuracy(self) -> dict[str, float]:
         """Of each exit answering alone; `device:VIEW` counts an absent view as wrong, as the paper does."""
-        result = {
-            f"device:{view}": float((logits.argmax(-1) == labels).mean())
-            for view, logits, labels in zip(self.views, self.devices, self.view_labels, strict=True)
-        }
+        alone = () if self.devices is None else zip(self.views, self.devices, self.view_labels, strict=True)
+        result = {f"device:{view}": float((logits.argmax(-1) == labels).mean()) for view, logits, labels in alone}
         for name, logits in self.logits.items():
             result[name] = float((logits.argmax(-1) == self.labels).mean())
         return result
@@ -89,9 +87,10 @@ def run_bundle(bundle: Bundle, data: Views, batch_size: int = 512, engine: str =
     finally:
         oracle.levels.close()
     names = bundle.manifest.exits()
+    devices = [part.device_logits_NBK for part in parts if part.device_logits_NBK is not None]
     return ExitOutputs(
         bundle.manifest.views,
-        np.concatenate([part.device_logits_NBK for part in parts], axis=1) * data.present[:, :, None],
+        np.concatenate(devices, axis=1) * data.present[:, :, None] if devices else None,
         {name: np.concatenate([part.outputs[name][LOGITS] for part in parts]) for name in names},
         {name: np.concatenate([part.scores[name] for part in parts]) for name in names},
         data.labels,

@@ -131,5 +131,5 @@ def _sections(bundle: Bundle, names: list[str] | tuple[()]) -> list[Section]:
 def _all(bundle: Bundle) -> Iterator[Section]:
     for level in bundle.manifest.levels:
         yield from level.sections.values()
-        if level.exit.head is not None:
-            yield level.exit.head
+        if level.head is not None:
+            yield level.head

@@ -43,7 +43,10 @@ class OneProcess:
         oracle = Oracle(bundle, engine_maker("onnxruntime"))
         outputs = oracle.exits(views_NS)
         self.exit_names, self.index_S = oracle.answers(views_NS, thresholds)
-        self.devices = [float((logits.argmax(axis=1) == self.labels).mean()) for logits in outputs.device_logits_NBK]
+        alone = outputs.device_logits_NBK
+        self.devices = [
+            float((logits.argmax(axis=1) == self.labels).mean()) for logits in (() if alone is None else alone)
+        ]
         self.exits = {
             name: float((found[LOGITS].argmax(axis=1) == self.labels).mean()) for name, found in outputs.outputs.items()
         }
@@ -102,9 +105,8 @@ def formula_bytes(bundle: Bundle, local_share: float, codec: str = "") -> float:
     """
     level: Level = bundle.manifest.levels[0]
     section = next(iter(level.sections.values()))
-    logits, feature = section.outputs[LOGITS].spec, section.outputs["feature"].spec
-    _, coded = codec_for(codec or level.feature_codec).size_bounds(feature)
-    scores = logits.nbytes() if len(bundle.manifest.views) > 1 else 0
+    _, coded = codec_for(codec or level.feature_codec).size_bounds(section.outputs["feature"].spec)
+    scores = section.outputs[LOGITS].spec.nbytes() if len(bundle.manifest.views) > 1 else 0
     return round(scores + (1.0 - local_share) * coded, 2)
 
 
@@ -129,9 +131,9 @@ def report(
     measured = LatencyReport.of(answered).to_dict()
     exits = [record["exit"] for record in answered]
     share = {name: exits.count(name) / len(exits) for name in bundle.manifest.exits()}
-    sizes = link_bytes(status, bundle)
+    sizes, first = link_bytes(status, bundle), bundle.manifest.levels[0].exit
     sizes["raw"] = raw_bytes(bundle)
-    sizes["formula"] = formula_bytes(bundle, share[bundle.manifest.levels[0].exit.name], codec)
+    sizes["formula"] = formula_bytes(bundle, share[first.name] if first is not None else 0.0, codec)
     return {
         "accuracy": {"device": alone.devices, **alone.exits, "overall": accuracy(answered)},
         "exit_share": share,

@@ -141,11 +141,13 @@ class Climb:
         feature_B = outputs.get(FEATURE)
         for row in alive:
             batch[row].feature = None if feature_B is None else feature_B[row]
-        logits_BK = outputs[LOGITS]
+        runner, logits_BK = self._levels[level], outputs.get(LOGITS)
         if len(alive) < len(batch):
-            logits_BK, batch = logits_BK[alive], [batch[row] for row in alive]
+            batch = [batch[row] for row in alive]
+            logits_BK = None if logits_BK is None else logits_BK[alive]
         if batch:
-            self._settle(batch, level, self._levels[level].own_outputs(logits_BK), now_ns, self._onwards)
+            decided = {} if logits_BK is None or not runner.has_exit else runner.own_outputs(logits_BK)
+            self._settle(batch, level, decided, now_ns, self._onwards)
 
     def _onwards(self, batch: list[Journey]) -> None:
         for journey in batch:

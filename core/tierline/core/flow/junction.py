@@ -24,7 +24,7 @@ from tierline.core.flow.attendance import Attendance
 from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_outputs, decode_rows
 from tierline.core.flow.journey import Answered, Journey, PartRow, State, count_degraded
-from tierline.core.flow.levels import LOGITS, Levels, stack
+from tierline.core.flow.levels import LOGITS, NO_EXIT, Levels, stack
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
@@ -83,8 +83,9 @@ class Junction:
         self._replier.plan = plan.version
         self._attendance.use(plan)
         self._mode = None
-        if plan.mode == "auto" and self.placement.joins and self._levels[0].feature_spec is not None:
-            self._mode = ModeChooser(self._levels[0], plan.codecs[0], self.placement.joins[0])
+        first = self._levels[0]
+        if plan.mode == "auto" and self.placement.joins and first.has_exit and first.feature_spec is not None:
+            self._mode = ModeChooser(first, plan.codecs[0], self.placement.joins[0])
         self._roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
 
     # --- what arrives -----------------------------------------------------------------------------------------
@@ -328,11 +329,16 @@ class Junction:
         self._joined.append(journey)
 
     def _decide_parts(self, batch: list[Journey]) -> None:
-        """Level 0's exit for samples whose views are complete."""
+        """Level 0's exit, if it has one, for samples whose views are complete."""
         if not batch:
             return
         started_ns = self._clock.now_ns()
         runner = self._levels[0]
+        if not runner.has_exit:
+            for journey in batch:
+                journey.waited(j.QUEUE, started_ns)
+            self._need_features(batch)
+            return
         rows = [[x.parts[name].logits_K if name in x.parts else None for x in batch] for name in runner.parts]
         logits_NBK, present_NB = stack(rows, runner.logits_spec)
         outputs = runner.fuse_outputs(logits_NBK, present_NB)
@@ -356,8 +362,13 @@ class Junction:
         started_ns: int,
         unsure: Callable[[list[Journey]], None],
     ) -> None:
-        """Score one exit, answer the confident, hand on the rest."""
+        """Score one exit, answer the confident, hand on the rest; all where the level has no exit."""
         runner = self._levels[level]
+        if not runner.has_exit:
+            for journey in batch:
+                journey.level = level
+            unsure(batch)
+            return
         leave_B: list[bool] | None = None  # the root answers all
         if level < self._levels.root_level:
             leave_B = leaves(runner.rule.score(outputs), self.plan.thresholds[runner.exit_name]).tolist()
@@ -414,14 +425,14 @@ class Junction:
         reason = degraded or ("views" if journey.is_short else "")
         if reason:
             count_degraded(self.counts, reason)
-        if not journey.outputs:
+        if not journey.outputs and "*" in journey.parts:
             # A fused part carries no outputs: the junction that sent it holds the best answer so far.
             part = journey.parts["*"]
             self._port.to_child(part.owner, m.Refused(journey.level, part.name, (journey.id,), "timeout", reason))
             return
-        answered = Answered(journey.exit, journey.outputs, journey.num_views, reason)
+        answered = Answered(journey.exit or NO_EXIT, journey.outputs, journey.num_views, reason)
         self._remember(journey.id, answered)
-        self.counts[f"exit:{journey.exit}"] += 1
+        self.counts[f"exit:{answered.exit}"] += 1
         self._replier.answer(journey, answered)
 
     def _remember(self, sample: SampleId, answered: Answered) -> None:
@@ -438,8 +449,8 @@ class Junction:
             journey.num_views = len(journey.parts)
         else:
             journey.waited(_WAITS[journey.state], now_ns)
-        if not journey.outputs and "*" not in journey.parts:
-            runner = self._levels[0]
+        runner = self._levels[0]
+        if not journey.outputs and "*" not in journey.parts and runner.has_exit:
             rows = [[journey.parts[n].logits_K if n in journey.parts else None] for n in runner.parts]
             outputs = runner.fuse_outputs(*stack(rows, runner.logits_spec))
             journey.exit, journey.outputs = runner.exit_name, {name: values[0] for name, values in outputs.items()}

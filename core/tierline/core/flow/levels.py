@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tierline.core import catalog
-from tierline.core.bundle import Bundle, Level, Section
+from tierline.core.bundle import Bundle, Exit, Level, Section
 from tierline.core.errors import BundleError
 from tierline.core.flow.engines import READY, Awaited, split_token
 from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
@@ -21,6 +21,10 @@ from tierline.core.types import Array, Arrays, TensorSpec
 LOGITS = "logits"
 FEATURE = "feature"
 IMAGE = "image"
+
+NO_EXIT = "none"
+"""In place of an exit's name, where a sample ends before it reached one."""
+_NONE = Exit(NO_EXIT)
 
 MakeEngine = Callable[[bytes, str], Engine]
 
@@ -39,21 +43,30 @@ class LevelRunner:
 
     def __init__(self, level: Level, views: list[str]) -> None:
         self.level = level
-        self.exit_name = level.exit.name
+        self.has_exit = level.exit is not None
+        self.exit_name = level.exit.name if level.exit is not None else NO_EXIT
         self.parts = views if set(level.sections) == set(views) else ["*"]
         """Order of parts on axis N: the Bundle's views at level 0, one part above."""
         some = next(iter(level.sections.values()))
-        self.logits_spec: TensorSpec = some.outputs[LOGITS].spec
+        self._logits_spec = some.outputs[LOGITS].spec if level.exit is not None else None
         self.feature_spec: TensorSpec | None = some.outputs[FEATURE].spec if FEATURE in some.outputs else None
-        self.rule: ExitRule = catalog.make("exit", level.exit.rule)
+        exit_ = level.exit or _NONE
+        self.rule: ExitRule = catalog.make("exit", exit_.rule)
         self.head: Engine | None = None
         self.sections: dict[str, Engine] = {}
-        self._outputs: Aggregator = catalog.make("aggregate", level.exit.aggregator)
+        self._outputs: Aggregator = catalog.make("aggregate", exit_.aggregator)
         self._features: Aggregator = catalog.make("aggregate", level.feature_aggregator)
         self.num_parts = len(self.parts)
         self._fused_spec: TensorSpec | None = None
         if self.feature_spec is not None:
             self._fused_spec = self._features.fused_spec(self.feature_spec, self.num_parts)
+
+    @property
+    def logits_spec(self) -> TensorSpec:
+        """Spec of the exit's logits. Raises BundleError where there is no exit."""
+        if self._logits_spec is None:
+            raise BundleError(f"level {self.level.tier.value!r} has no exit")
+        return self._logits_spec
 
     def fused_feature_spec(self) -> TensorSpec:
         """Spec of the next Section's input. Raises BundleError where there is none."""
@@ -92,8 +105,8 @@ class LevelRunner:
     def engines(self) -> dict[str, Engine]:
         """What runs here, by the Section's name; an exit's head is one."""
         engines = {self.level.sections[part].name: engine for part, engine in self.sections.items()}
-        if self.level.exit.head is not None and self.head is not None:
-            engines[self.level.exit.head.name] = self.head
+        if self.level.head is not None and self.head is not None:
+            engines[self.level.head.name] = self.head
         return engines
 
     def close(self) -> None:
@@ -126,8 +139,9 @@ class Levels:
                     runner.sections[part] = load(runner.level.sections[part])
             decides = joins if index == 0 else index in runs
             # A device that does not join still answers alone when its parent is gone: it needs the head, too.
-            if runner.level.exit.head is not None and (decides or wanted):
-                runner.head = load(runner.level.exit.head)
+            head = runner.level.head
+            if head is not None and (decides or wanted):
+                runner.head = load(head)
 
     def __getitem__(self, level: int) -> LevelRunner:
         return self.levels[level]

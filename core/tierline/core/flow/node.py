@@ -186,7 +186,7 @@ class Node:
             name=view,
             arrived_ns=arrived_ns,
             decode_ns=0,
-            logits_K=part[LOGITS][0],
+            logits_K=part[LOGITS][0] if levels[0].has_exit else None,
             feature=part[FEATURE][0] if FEATURE in part else None,
             truth=truth,
             own_ns=tuple(spans),

@@ -14,7 +14,7 @@ import numpy as np
 
 from tierline.core.bundle import Bundle
 from tierline.core.decide import leaves
-from tierline.core.flow.levels import FEATURE, LOGITS, Levels, MakeEngine
+from tierline.core.flow.levels import FEATURE, LOGITS, LevelRunner, Levels, MakeEngine
 from tierline.core.types import Array, Arrays
 
 
@@ -25,7 +25,8 @@ class ExitOutputs:
     outputs: Mapping[str, Arrays]
     """By exit name."""
     scores: Mapping[str, Array]
-    device_logits_NBK: Array
+    device_logits_NBK: Array | None
+    """None where level 0 has no exit."""
 
 
 class Oracle:
@@ -47,9 +48,17 @@ class Oracle:
         num_views, num_rows = views_NB.shape[:2]
         present = np.ones((num_views, num_rows), dtype=np.bool_) if present_NB is None else present_NB
         parts = [first.run(name, views_NB[n]) for n, name in enumerate(first.parts)]
-        logits_NBK = np.stack([part[LOGITS] for part in parts])
-        decision = first.decide(logits_NBK, present)
-        outputs, scores = {first.exit_name: decision.outputs}, {first.exit_name: decision.score_B}
+        outputs: dict[str, Arrays] = {}
+        scores: dict[str, Array] = {}
+
+        def decide(runner: LevelRunner, logits_NBK: Array, present_NB: Array) -> None:
+            decision = runner.decide(logits_NBK, present_NB)
+            outputs[runner.exit_name], scores[runner.exit_name] = decision.outputs, decision.score_B
+
+        device_logits_NBK = None
+        if first.has_exit:
+            device_logits_NBK = np.stack([part[LOGITS] for part in parts])
+            decide(first, device_logits_NBK, present)
         feature = None
         if len(self.levels) > 1:
             feature = first.fuse_features(np.stack([part[FEATURE] for part in parts]), present)
@@ -57,10 +66,10 @@ class Oracle:
             runner = self.levels[index]
             assert feature is not None
             part = runner.run("*", feature)
-            decision = runner.decide(part[LOGITS][np.newaxis], np.ones((1, num_rows), dtype=np.bool_))
-            outputs[runner.exit_name], scores[runner.exit_name] = decision.outputs, decision.score_B
+            if runner.has_exit:
+                decide(runner, part[LOGITS][np.newaxis], np.ones((1, num_rows), dtype=np.bool_))
             feature = part.get(FEATURE)
-        return ExitOutputs(outputs, scores, logits_NBK)
+        return ExitOutputs(outputs, scores, device_logits_NBK)
 
     def leaving(self, found: ExitOutputs, thresholds: Mapping[str, float]) -> Array:
         """The exit of each sample, by its position from the sensor upwards."""

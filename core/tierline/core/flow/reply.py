@@ -12,7 +12,7 @@ from tierline.core.flow.port import Port
 from tierline.core.link import messages as m
 from tierline.core.protocols import Clock, Outcome, Task
 from tierline.core.telemetry.ledger import Hop
-from tierline.core.types import SampleId
+from tierline.core.types import NO_ANSWER, SampleId
 
 
 @dataclass(slots=True)
@@ -97,7 +97,8 @@ def make_outcome(
     task: Task,
 ) -> Outcome:
     """What the origin of a view hands to its sinks."""
-    answer = task.decode({name: row[np.newaxis] for name, row in answered.outputs.items()})[0]
+    outputs = {name: row[np.newaxis] for name, row in answered.outputs.items()}
+    answer = task.decode(outputs)[0] if outputs else NO_ANSWER
     return Outcome(
         id=sample,
         view=view,
