@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
-from tierline.learning.compute import Fitted
+from tierline.learning.compute import Fit
 from tierline.learning.effects import Effects
 from tierline.learning.rule import Rule, Turn
 
@@ -65,7 +65,7 @@ class Worker(_Around):
             except StopIteration:
                 return
             answer = yield effect
-            if isinstance(answer, Fitted):
+            if isinstance(effect, Fit):
                 start = effect.start
                 lie = start + self._factor * (answer.values - start)
                 answer = dataclasses.replace(answer, values=lie, num_samples=self._claims or answer.num_samples)
