@@ -13,9 +13,23 @@ from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, ShapeMismatch
 from tierline.core.types import Array, NodeId
 from tierline.learning.compute import Fitted, Job
-from tierline.learning.effects import Effects, Reduced, collect, contribute, fit, hear, params, tell
+from tierline.learning.effects import (
+    Effects,
+    Inbox,
+    Message,
+    Reduced,
+    collect,
+    contribute,
+    exchange,
+    fit,
+    hear,
+    params,
+    tell,
+)
+from tierline.learning.fixed import WeightedSum, contribution
 from tierline.learning.half import Half
 from tierline.learning.rule import Turn
+from tierline.learning.strategy._whole import accepted, finite, num_samples
 
 
 @dataclass(frozen=True)
@@ -23,14 +37,18 @@ class Round:
     """How the rounds of a strategy run: `share` of the workers take part, drawn alike by the server and every worker,
     so that nobody needs to be told; the server goes on with `quorum` of them, or `within_s` after the first.
 
-    Raises ConfigError.
+    With `max_samples` every worker's message reaches the server whole, without pre-adding on the way, and one that
+    claims more samples, is not finite or of another size is refused with a warning. Raises ConfigError.
     """
 
     share: float = 1.0
     quorum: int | None = None
     within_s: float | None = None
+    max_samples: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ConfigError(f"max_samples = {self.max_samples} must be at least 1")
         if not 0.0 < self.share <= 1.0:
             raise ConfigError(f"share = {self.share} must be above 0 and at most 1")
 
@@ -46,14 +64,26 @@ class Round:
 
     def gather(self, t: Turn, x: Params, *extra: Params, like: Params | None = None) -> Effects[Reduced]:
         """The server's half: send `x` and whatever is sent with it, wait for the sum of what `train` and `send` make.
-        `like` is the layout of that sum where it is not the model's."""
-        message = {"x": x.flat} | {f"x{i}": more.flat for i, more in enumerate(extra)}
-        yield from tell("model", self.workers(t), message)
+        `like` is the layout of that sum where it is not the model's; where all were refused, the mean is `like`."""
+        if self.max_samples is not None:
+            return self._added(t, like or x, (yield from self.hear_each(t, x, *extra)))
+        yield from self._tell(t, x, *extra)
         return (
             yield from collect(
                 "fitted", like or x, self.workers(t), [t.server], quorum=self.quorum, within_s=self.within_s
             )
         )
+
+    def hear_each(self, t: Turn, x: Params, *extra: Params) -> Effects[Inbox]:
+        """The server's half where messages come whole: send `x`, wait for what each worker tells as "fitted"."""
+        yield from self._tell(t, x, *extra)
+        workers = self.workers(t)
+        got = dict((yield from exchange("fitted", {}, workers, quorum=1)))
+        num_more = (len(workers) if self.quorum is None else self.quorum) - 1
+        if num_more:
+            rest = set(workers) - got.keys()
+            got |= yield from exchange("fitted", {}, rest, quorum=num_more, within_s=self.within_s)
+        return got
 
     def train(self, t: Turn, like: Params, job: Job) -> Effects[tuple[Params, Fitted]]:
         """A worker's half: hear the model, train from it; returns the model heard and what came of it."""
@@ -63,7 +93,27 @@ class Round:
 
     def send(self, t: Turn, value: Params, weight: float) -> Effects[None]:
         """A worker's part of the sum."""
-        yield from contribute("fitted", value, self.workers(t), [t.server], weight=weight)
+        if self.max_samples is not None:
+            yield from tell("fitted", [t.server], {"x": value.flat, "n": weight})
+        else:
+            yield from contribute("fitted", value, self.workers(t), [t.server], weight=weight)
+
+    def _tell(self, t: Turn, x: Params, *extra: Params) -> Effects[None]:
+        message = {"x": x.flat} | {f"x{i}": more.flat for i, more in enumerate(extra)}
+        yield from tell("model", self.workers(t), message)
+
+    def _added(self, t: Turn, like: Params, got: Inbox) -> Reduced:
+        """The bits that a Reduce of the same workers makes."""
+
+        def read(_: NodeId, message: Message) -> WeightedSum:
+            value, num = finite(message, "x", like), num_samples(message, self.max_samples)
+            return contribution(value, weight=num, num_members=len(self.workers(t)), where="update")
+
+        parts = accepted(t, got, read)
+        total = None
+        for part in parts.values():
+            total = part if total is None else total + part
+        return Reduced(like.layout, total or contribution(like, weight=1.0, num_members=1), tuple(parts))
 
 
 class MeanServer(Half):
@@ -71,8 +121,15 @@ class MeanServer(Half):
 
     kept = ("x",)
 
-    def __init__(self, *, share: float = 1.0, quorum: int | None = None, within_s: float | None = None) -> None:
-        self._round = Round(share, quorum, within_s)
+    def __init__(
+        self,
+        *,
+        share: float = 1.0,
+        quorum: int | None = None,
+        within_s: float | None = None,
+        max_samples: int | None = None,
+    ) -> None:
+        self._round = Round(share, quorum, within_s, max_samples)
 
     def turn(self, t: Turn) -> Effects[None]:
         got = yield from self._round.gather(t, self.x)
@@ -82,8 +139,8 @@ class MeanServer(Half):
 class PlainWorker(Half):
     """Trains as the experiment says and sends its model; remembers nothing."""
 
-    def __init__(self, *, share: float = 1.0) -> None:
-        self._round = Round(share)
+    def __init__(self, *, share: float = 1.0, max_samples: int | None = None) -> None:
+        self._round = Round(share, max_samples=max_samples)
 
     def turn(self, t: Turn) -> Effects[None]:
         if t.me in self._round.workers(t):

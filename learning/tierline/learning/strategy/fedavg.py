@@ -6,7 +6,8 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 `share` is its C; epochs E, batch B and learning rate are those of the experiment's job.
 Deviations: the mean is over the workers that took part, in fixed point (2^-32), so that no order of arrival and no
 pre-adding on the way changes a bit. With `quorum` or `within_s` a round goes on without the slow. Tensors that are not
-trained stay as the server has them.
+trained stay as the server has them. With `max_samples` the server sees every model, and refuses those that are not
+finite or claim more samples than that; they still count towards `quorum`.
 Status: checked (against the formula; one full-batch step per worker equals gradient descent on the pooled samples).
 """
 

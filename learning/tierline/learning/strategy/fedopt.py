@@ -40,13 +40,14 @@ class Server(Half):
         share: float = 1.0,
         quorum: int | None = None,
         within_s: float | None = None,
+        max_samples: int | None = None,
     ) -> None:
         if form not in ("adam", "yogi", "adagrad"):
             raise ConfigError(f'fedopt: form = {form!r}; valid: "adam", "yogi", "adagrad"')
         if not (server_lr > 0.0 and tau > 0.0 and 0.0 <= beta_1 < 1.0 and 0.0 <= beta_2 < 1.0):
             raise ConfigError("fedopt: server_lr and tau must be above 0, beta_1 and beta_2 in [0, 1)")
         self._form, self._lr, self._beta_1, self._beta_2, self._tau = form, server_lr, beta_1, beta_2, tau
-        self._round = Round(share, quorum, within_s)
+        self._round = Round(share, quorum, within_s, max_samples)
 
     def start(self, x: Params, node: NodeInfo) -> None:
         super().start(x, node)

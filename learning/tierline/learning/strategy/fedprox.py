@@ -25,8 +25,8 @@ class Server(MeanServer):
 class Worker(PlainWorker):
     """Trains with the proximal term."""
 
-    def __init__(self, *, mu: float = 0.01, share: float = 1.0) -> None:
-        super().__init__(share=share)
+    def __init__(self, *, mu: float = 0.01, share: float = 1.0, max_samples: int | None = None) -> None:
+        super().__init__(share=share, max_samples=max_samples)
         self._mu = mu
 
     def _job(self, t: Turn) -> Job:
