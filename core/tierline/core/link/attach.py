@@ -43,8 +43,8 @@ class Desk(Protocol):
 
     def detached(self, stream: Attachment) -> None: ...
 
-    def present(self, stream: Attachment) -> None:
-        """`stream.present` has changed."""
+    def present(self, stream: Attachment, before: frozenset[NodeId]) -> None:
+        """`stream.present` is new; `before` is what it was."""
         ...
 
     def letter(self, stream: Attachment, letter: Letter) -> None:
@@ -122,8 +122,8 @@ class Attachment:
             for node in parcel.nodes:
                 if self._identity is not None and node != self._identity and not node.startswith(f"{self._identity}/"):
                     raise errors.SecurityError(f"the certificate belongs to {self._identity}, not to {node!r}")
-            self.present = parcel.nodes
-            self._desk.present(self)
+            before, self.present = frozenset(self.present), parcel.nodes
+            self._desk.present(self, before)
         else:
             self._desk.note(self, parcel)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tierline.core.link.letters import StepKind
 from tierline.core.types import NodeId
 from tierline.learning.driver._near import Near
 from tierline.learning.effects import Effects, Inbox, Message
 from tierline.learning.rule import NodeInfo, Rule, State, Trainer
 
-Step = tuple[str, int]
+Step = tuple[StepKind, int]
 """What a message belongs to: ("turn", round) or ("resync", how many there were before)."""
 
 _MAX_NAMED = 16
