@@ -13,7 +13,8 @@ import msgspec
 from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.record import Record, Row, digest
-from tierline.cli.experiment.simulate import check, simulate
+from tierline.cli.experiment.scene import check
+from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError

@@ -61,6 +61,8 @@ class Attachment:
     def __init__(self, desk: Desk, clock: Clock, *, is_child: bool, identity: str | None = None) -> None:
         self.is_child, self._identity = is_child, identity
         self.present: tuple[NodeId, ...] = ()
+        self.was_up = False
+        """The peer has said something."""
         self.pacer = Pacer()
         self._desk, self._clock = desk, clock
         self._notes: deque[Parcel] = deque()
@@ -112,6 +114,7 @@ class Attachment:
     def take(self, raw: bytes) -> None:
         """One parcel of the peer. Raises BadFrame, PeerRejected."""
         parcel = parcel_from_wire(raw)
+        self.was_up = True
         if isinstance(parcel, Piece):
             self._take_piece(parcel)
         elif isinstance(parcel, Received):
@@ -205,20 +208,20 @@ async def keep_attached(
     """Stay attached to the parent at `address` until cancelled, over as many streams as it takes. Raises what the
     parent refuses for good."""
     backoff, attempt = backoff or Backoff(), 0
-    channel = (
-        grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        if credentials is None
-        else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-    )
-    async with channel:
-        while True:
-            stream = Attachment(desk, clock, is_child=False)
-            try:
+    while True:
+        stream = Attachment(desk, clock, is_child=False)
+        channel = (  # a new one each time: an old one waits as long as it likes before it dials again
+            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        )
+        try:
+            async with channel:
                 await attach(channel, address, stream)
-            except (errors.LinkUnavailable, errors.LinkTimeout) as error:
-                LOG.info("%s; trying again", error)
-            attempt = 0 if stream.present else attempt + 1
-            await asyncio.sleep(backoff.wait_s(attempt, rng))
+        except (errors.LinkUnavailable, errors.LinkTimeout) as error:
+            LOG.info("%s; trying again", error)
+        attempt = 0 if stream.was_up else attempt + 1
+        await asyncio.sleep(backoff.wait_s(attempt, rng))
 
 
 async def attach(channel: grpc.aio.Channel, address: str, stream: Attachment) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tierline.core.arrays import Floats
 from tierline.core.errors import ConfigError, DataError
 from tierline.core.link.letters import Head, Letter
 from tierline.core.types import NodeId
@@ -184,10 +185,17 @@ class JournalReader:
         """Turns that each node has finished."""
         return {NodeId(me): round for me, round in self._db.execute("SELECT me, round FROM node")}
 
-    def reports(self, round: int) -> dict[NodeId, Report]:
-        """What every node came to in the turn that ended its `round`-th round."""
-        rows = self._db.execute("SELECT me, document, model FROM report WHERE round = ?", (round,))
-        return {NodeId(me): Report(json.loads(document), model) for me, document, model in rows}
+    def reports(self, after: int) -> list[tuple[int, NodeId, int, Mapping[str, Any]]]:
+        """What turns came to, in the order in which they ended: number above `after`, node, rounds, document."""
+        rows = self._db.execute(
+            "SELECT rowid, me, round, document FROM report WHERE rowid > ? ORDER BY rowid", (after,)
+        )
+        return [(number, NodeId(me), round, json.loads(document)) for number, me, round, document in rows]
+
+    def model(self, me: NodeId, round: int) -> Floats | None:
+        """A node's flat model after so many rounds, where it was kept."""
+        row = self._db.execute("SELECT model FROM report WHERE me = ? AND round = ?", (me, round)).fetchone()
+        return None if row is None or row[0] is None else np.frombuffer(row[0], np.float32)
 
     def states(self) -> dict[NodeId, State]:
         """Every node's state as of its last finished turn."""
