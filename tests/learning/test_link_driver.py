@@ -72,3 +72,39 @@ def test_streams_give_what_memory_gives(room: str, name: str, options: dict[str,
     run = linked(room, name, options, tmp_path)
     asyncio.run(asyncio.wait_for(run.run(ROUNDS), 30))
     assert_equal(run.states(), in_memory(run, ROUNDS))
+
+
+@pytest.mark.parametrize(("room", "name", "options"), RULES)
+def test_processes_that_end_at_any_moment_change_nothing(
+    room: str, name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    run = linked(room, name, options, tmp_path)
+
+    async def crash(rng: np.random.Generator) -> None:
+        done = asyncio.Event()
+        finished: set[int] = set()
+
+        async def process(index: int) -> None:
+            async with run.office(index) as office:
+                await office.run(run.until(ROUNDS, index))
+                finished.add(index)
+                if len(finished) == len(run.groups):
+                    done.set()
+                await done.wait()
+
+        processes = []
+        for index in range(len(run.groups)):
+            processes.append(asyncio.create_task(process(index)))
+            while index == 0 and run.address.endswith(":0"):
+                await asyncio.sleep(0)
+        for index in rng.integers(len(run.groups), size=8).tolist():
+            await asyncio.sleep(float(rng.uniform(0.0, 0.06)))
+            processes[index].cancel()
+            await asyncio.gather(processes[index], return_exceptions=True)
+            finished.discard(index)
+            if not done.is_set():
+                processes[index] = asyncio.create_task(process(index))
+        await asyncio.gather(*(p for p in processes if not p.cancelled()))
+
+    asyncio.run(asyncio.wait_for(crash(np.random.default_rng(3)), 40))
+    assert_equal(run.states(), in_memory(run, ROUNDS))

@@ -31,6 +31,12 @@ def check(arm: Arm, setting: Setting, base: Path) -> None:
     catalog.load("model", located(setting.model, base)["name"])
 
 
+def data_name(setting: Setting, base: Path) -> str:
+    """A data set's name, or a path meant from the experiment's folder."""
+    beside = base / setting.data.name
+    return str(beside) if beside.exists() else setting.data.name
+
+
 @dataclass(frozen=True)
 class Scene:
     """All that a driver is given; equal settings and seeds make equal ones."""
@@ -60,12 +66,13 @@ class Scene:
         """Its server's turns count, and no others."""
         return next(iter(self.rules.values())).traits.asynchronous
 
-    def measured(self, metrics: Sequence[str]) -> list[NodeId]:
-        """Nodes whose models the metrics read; a worker that keeps no model of its own has none to measure. Asked when
-        the rules have started."""
-        all_workers = not self.has_server or {"test_accuracy_worker_mean", "consensus_distance"} & set(metrics)
-        workers = [me for me in self.workers if "x" in self.rules[me].state()] if all_workers else []
-        return [SERVER, *workers] if self.has_server else workers
+    def is_measured(self, me: NodeId, metrics: Sequence[str]) -> bool:
+        """Whether the metrics read the model of this node, whose rule has been started; a worker that keeps no model of
+        its own has none to measure."""
+        if me == SERVER:
+            return True
+        of_workers = not self.has_server or {"test_accuracy_worker_mean", "consensus_distance"} & set(metrics)
+        return bool(of_workers) and "x" in self.rules[me].state()
 
     def read(
         self, metrics: Sequence[str], round: int, models: Mapping[NodeId, Params], found: Mapping[str, float]

@@ -51,7 +51,8 @@ def simulate(
         run=stage.draws,
         watch=losses.watch,
     )
-    measured, before = stage.measured(measure.metrics), dict[str, float]()
+    measured = [me for me in stage.rules if stage.is_measured(me, measure.metrics)]
+    before: Mapping[str, float] = {}
 
     def so_far() -> dict[str, float]:
         """Messages, bytes and virtual time since the start, before the checkpoint too."""
