@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.support.linked import Linked
 from tests.support.quadratics import Quadratic
+
 from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.types import NodeId
@@ -92,11 +92,7 @@ def test_processes_that_end_at_any_moment_change_nothing(
                     done.set()
                 await done.wait()
 
-        processes = []
-        for index in range(len(run.groups)):
-            processes.append(asyncio.create_task(process(index)))
-            while index == 0 and run.address.endswith(":0"):
-                await asyncio.sleep(0)
+        processes = [asyncio.create_task(process(index)) for index in range(len(run.groups))]
         for index in rng.integers(len(run.groups), size=8).tolist():
             await asyncio.sleep(float(rng.uniform(0.0, 0.06)))
             processes[index].cancel()

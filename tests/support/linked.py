@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,12 @@ from tierline.learning.rule import Rule, State, Topology, Trainer
 MAX_LETTER_BYTES = 64 << 20
 
 
+def free_address() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
 @dataclass
 class Linked:
     """A run on several offices; each is started from its journal, and may be stopped and started again."""
@@ -41,7 +48,7 @@ class Linked:
     lr: float = 0.1
     job: Job = field(default_factory=Job)
     max_weight: float = float("inf")
-    address: str = "127.0.0.1:0"
+    address: str = field(default_factory=free_address)
 
     @property
     def task(self) -> Task:
@@ -60,8 +67,7 @@ class Linked:
             if index == 0:
                 server = grpc.aio.server(options=CHANNEL_OPTIONS)
                 server.add_generic_rpc_handlers((learning_handler(office, clock),))
-                port = server.add_insecure_port(self.address)
-                self.address = f"127.0.0.1:{port}"
+                server.add_insecure_port(self.address)
                 await server.start()
                 stack.push_async_callback(server.stop, None)
             else:

@@ -82,17 +82,16 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
             server = grpc.aio.server(options=CHANNEL_OPTIONS)
             server.add_generic_rpc_handlers((learning_handler(office, clock),))
             try:
-                port = server.add_insecure_port(spec.listen)
+                server.add_insecure_port(spec.listen)
             except RuntimeError as error:
                 raise why_not(spec.listen) from error
             await server.start()
             stack.push_async_callback(server.stop, None)
-            on_ready({"event": "ready", "address": f"{spec.listen.rpartition(':')[0]}:{port}"})
         else:
             rng = random.Random(os.getpid())  # only spreads attempts to dial
             dialling = keep_attached(spec.coordinator, office, clock, credentials=None, rng=rng)
             tasks.append(asyncio.ensure_future(dialling))
-            on_ready({"event": "ready"})
+        on_ready({"event": "ready"})
         await asyncio.gather(*tasks)
 
 

@@ -6,11 +6,13 @@ that is killed loses none: it is started again, and goes on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from tierline.cli.experiment.file import Measure, WorldTable
 from tierline.cli.experiment.node import NodeSpec
 from tierline.cli.experiment.record import digest
 from tierline.cli.experiment.scene import Scene
+from tierline.cli.fleet_files import HOST
 from tierline.cli.process import Child
 from tierline.cli.supervisor import GRACE_S, READY_S, environment
 from tierline.core.arrays import Params
@@ -73,7 +76,7 @@ class Processes:
         server = [SERVER] if stage.has_server else []
         self._hosted: dict[str, list[NodeId]] = {COORDINATOR: server}
         self._hosted |= {f"host-{i}": list(stage.workers[i::num_hosts]) for i in range(num_hosts)}
-        self._address = "127.0.0.1:0"
+        self._address = _free_address()
         self._children: dict[str, Child] = {}
         self._num_restarts = dict.fromkeys(self._hosted, 0)
         self._changes: queue.SimpleQueue[Child] = queue.SimpleQueue()
@@ -82,15 +85,9 @@ class Processes:
 
     def __enter__(self) -> Processes:
         try:
-            self._start(COORDINATOR)
-            self._wait_ready([COORDINATOR])
-            ready = self._children[COORDINATOR].ready
-            assert ready is not None
-            self._address = ready["address"]
-            hosts = [name for name in self._hosted if name != COORDINATOR]
-            for name in hosts:
+            for name in self._hosted:
                 self._start(name)
-            self._wait_ready(hosts)
+            self._wait_ready()
             self._readers = {name: JournalReader(self._journal(name)) for name in self._hosted}
         except BaseException:
             self._stop()
@@ -196,18 +193,17 @@ class Processes:
     def _journal(self, name: str) -> Path:
         return self.folder / f"{name}.sqlite"
 
-    def _wait_ready(self, names: Sequence[str]) -> None:
+    def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_S
-        while any(self._children[name].ready is None for name in names):
-            for name in names:
-                if not self._children[name].alive():
-                    raise self._children[name].failure()
+        while late := [child for child in self._children.values() if child.ready is None]:
+            for child in late:
+                if not child.alive():
+                    raise child.failure()
             if time.monotonic() > deadline:
-                raise NodeFailed(f"not ready after {READY_S:g} s: {', '.join(names)}; see {self.folder}")
-            try:
+                names = ", ".join(child.name for child in late)
+                raise NodeFailed(f"not ready after {READY_S:g} s: {names}; see {self.folder}")
+            with contextlib.suppress(queue.Empty):
                 self._changes.get(timeout=_LOOK_S)
-            except queue.Empty:
-                continue
 
     def _stop(self) -> None:
         for reader in self._readers.values():
@@ -219,6 +215,13 @@ class Processes:
             if not child.wait(deadline - time.monotonic()):
                 child.send(signal.SIGKILL)
             child.release()
+
+
+def _free_address() -> str:
+    """A loopback port that is free, and used soon after: the coordinator comes back to it."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        return f"{HOST}:{taken.getsockname()[1]}"
 
 
 class _Tally:

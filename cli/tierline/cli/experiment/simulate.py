@@ -15,7 +15,7 @@ from tierline.learning.cast import SERVER
 from tierline.learning.compute import Fitted, Gradient
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
-from tierline.learning.rule import State
+from tierline.learning.rule import Rule, State
 from tierline.models.data.dataset import Dataset
 
 _SAVE_EVERY_S = 60.0
@@ -34,9 +34,10 @@ class Keeper(Protocol):
 
 def simulate(
     arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, keeper: Keeper
-) -> None:
+) -> Mapping[NodeId, Rule]:
     """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
-    without common rounds leaves none. Raises TierlineError; `base` is where the experiment's own files lie."""
+    without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError; `base` is where
+    the experiment's own files lie."""
     stage = scene(arm, setting, seed, dataset, base)
     losses = _Losses()
     driver = Memory(
@@ -87,6 +88,7 @@ def simulate(
         if not stage.is_asynchronous and round < rounds and time.monotonic() - saved_at > _SAVE_EVERY_S:
             keeper.save(round, driver.states(), so_far())
             saved_at = time.monotonic()
+    return stage.rules
 
 
 class _Losses:
