@@ -14,9 +14,13 @@ from tests.support.quadratics import Quadratic
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
+from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.letters import Content, Declined, Head, Letter, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.cast import federation, peers
 from tierline.learning.compute import Job
+from tierline.learning.driver._gather import Gather
+from tierline.learning.driver._relay import PreAdder
 from tierline.learning.driver.memory import Memory
 from tierline.learning.rule import Rule, State
 
@@ -104,3 +108,66 @@ def test_processes_that_end_at_any_moment_change_nothing(
 
     asyncio.run(asyncio.wait_for(crash(np.random.default_rng(3)), 40))
     assert_equal(run.states(), in_memory(run, ROUNDS))
+
+
+def test_nodes_on_the_way_add_up_and_the_bits_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server, a relay without nodes of its own, and two processes below it: one part of each sum arrives."""
+    run = linked("strategy", "fedavg", {}, tmp_path)
+    nodes = tuple(run.rules())
+    run.groups = [nodes[:1], (), nodes[1:4], nodes[4:]]
+    run.parents = {2: 1, 3: 1}
+    parts: list[int] = []
+    add = Gather.add
+
+    def counted(self: Gather, part: Part, now_ns: int) -> None:
+        parts.append(len(part.members))
+        add(self, part, now_ns)
+
+    monkeypatch.setattr(Gather, "add", counted)
+    asyncio.run(asyncio.wait_for(run.run(ROUNDS), 30))
+    assert_equal(run.states(), in_memory(run, ROUNDS))
+    assert parts == [WORKERS] * ROUNDS
+
+
+def test_a_part_that_is_wrong_is_found_behind_a_relay() -> None:
+    through = frozenset(NodeId(name) for name in "abc")
+    adder = PreAdder(lambda receiver: through)
+
+    def letter(sender: str, size: int = 2, seq: int = 1) -> Letter:
+        part = Part(np.ones(size, np.int64), 1 << 32, 32, (NodeId(sender),), tuple(sorted(through)))
+        head = Head("job", NodeId(sender), NodeId("server"), seq, "turn", 0, "x", "part")
+        return Letter(head, content_to_bytes(Content(part=part), "test"))
+
+    a, b, c = map(letter, "abc")
+    assert adder.take(a) == [] and adder.take(b) == []
+    (one,) = adder.take(c)
+    part = content_from_bytes(one.content).part
+    assert part is not None and part.members == ("a", "b", "c") and part.integers.tolist() == [3, 3]
+    assert adder.take(a) == []  # sent again: added to the same part again, or released
+    declined = Declined("job", one.head.sender, NodeId("server"), one.head.seq, "bad_frame", "no")
+    assert adder.note(declined) == ([], [a, b, c])
+    assert adder.take(b) == [b]  # apart from now on
+    assert adder.note(declined) == ([declined], [])  # of the letter itself: its sender hears of it
+
+
+def test_what_was_added_is_settled_for_all_and_the_slow_are_not_waited_for() -> None:
+    through = frozenset(NodeId(name) for name in "ab")
+    adder = PreAdder(lambda receiver: through)
+
+    def letter(sender: str, round: int) -> Letter:
+        part = Part(np.ones(2, np.int64), 1 << 32, 32, (NodeId(sender),), ("a", "b", "z"))
+        head = Head("job", NodeId(sender), NodeId("server"), 5 + round, "turn", round, "x", "part")
+        return Letter(head, content_to_bytes(Content(part=part), "test"))
+
+    adder.take(letter("a", 0))
+    (one,) = adder.take(letter("b", 0))
+    settled = Settled("job", one.head.sender, NodeId("server"), (one.head.seq, 99))
+    notes, _ = adder.note(settled)
+    assert {(note.sender, note.seqs) for note in notes if isinstance(note, Settled)} == {
+        ("a", (5,)), ("b", (5,)), ("a", (99,))
+    }  # fmt: skip
+    early = letter("a", 1)
+    assert adder.take(early) == []
+    assert adder.release(early.head) == [early] and adder.release(early.head) == []
+    late = letter("b", 1)
+    assert adder.take(late) == [late]

@@ -45,15 +45,21 @@ class Linked:
     folder: Path
     groups: Sequence[Sequence[NodeId]]
     """Nodes of each office; the first listens."""
+    parents: dict[int, int] = field(default_factory=dict)
+    """Which office an office dials, where that is not the first."""
     lr: float = 0.1
     job: Job = field(default_factory=Job)
     max_weight: float = float("inf")
-    address: str = field(default_factory=free_address)
+    addresses: dict[int, str] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
         near = phases(self.topology, tuple(self.rules()))
         return Task("job", "run", near, lambda round: self.lr, self.job, max_weight=self.max_weight)
+
+    def address(self, index: int) -> str:
+        """Where an office listens; the same after it was stopped."""
+        return self.addresses.setdefault(index, free_address())
 
     @contextlib.asynccontextmanager
     async def office(self, index: int) -> AsyncIterator[Office]:
@@ -64,16 +70,17 @@ class Linked:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(journal.close)
             stack.callback(office.close)
-            if index == 0:
+            parent = None if index == 0 else self.parents.get(index, 0)
+            if index == 0 or index in self.parents.values():
                 server = grpc.aio.server(options=CHANNEL_OPTIONS)
                 server.add_generic_rpc_handlers((learning_handler(office, clock),))
-                server.add_insecure_port(self.address)
+                server.add_insecure_port(self.address(index))
                 await server.start()
                 stack.push_async_callback(server.stop, None)
-            else:
+            if parent is not None:
                 dialling = asyncio.create_task(
                     keep_attached(
-                        self.address,
+                        self.address(parent),
                         office,
                         clock,
                         credentials=None,

@@ -310,21 +310,27 @@ class Sum(_message.Message):
     FRACTION_BITS_FIELD_NUMBER: _builtins.int
     WEIGHT_UNITS_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     fraction_bits: _builtins.int
     weight_units: _builtins.bytes
     """Sum of the members' weights in units of 2^-32, a little-endian whole number."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All who may add to it: nodes on the way can tell whose parts to pre-add."""
+
     def __init__(
         self,
         *,
         fraction_bits: _builtins.int = ...,
         weight_units: _builtins.bytes = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
+        group: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction_bits", b"fraction_bits", "members", b"members", "weight_units", b"weight_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction_bits", b"fraction_bits", "group", b"group", "members", b"members", "weight_units", b"weight_units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -114,6 +114,7 @@ def content_to_bytes(content: Content, where: str) -> bytes:
         out.sum.fraction_bits = part.fraction_bits
         out.sum.weight_units = part.weight_units.to_bytes(_MAX_WEIGHT_BYTES, "little").rstrip(b"\0")
         out.sum.members.extend(part.members)
+        out.sum.group.extend(part.group)
     return out.SerializeToString()
 
 
@@ -136,7 +137,8 @@ def content_from_bytes(raw: bytes) -> Content:
         raise BadFrame(f"sum: a weight of {len(found.sum.weight_units)} bytes, at most {_MAX_WEIGHT_BYTES}")
     members = tuple(NodeId(member) for member in found.sum.members)
     weight_units = int.from_bytes(found.sum.weight_units, "little")
-    return Content(arrays, numbers, Part(integers, weight_units, found.sum.fraction_bits, members))
+    group = tuple(NodeId(member) for member in found.sum.group)
+    return Content(arrays, numbers, Part(integers, weight_units, found.sum.fraction_bits, members, group))
 
 
 def _head_to_wire(head: Head, num_bytes: int, out: pb.Head) -> None:

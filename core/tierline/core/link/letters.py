@@ -41,6 +41,8 @@ class Part:
     weight_units: int
     fraction_bits: int
     members: tuple[NodeId, ...]
+    group: tuple[NodeId, ...] = ()
+    """All who may add to the sum: who passes parts on can tell which of them to pre-add."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -298,7 +298,8 @@ class LinkNode:
             own = contribution(
                 e.value, weight=e.weight, num_members=len(e.group), fraction_bits=e.fraction_bits, where=e.tag
             )
-            part = Part(own.integers, own.weight_units, own.fraction_bits, (self.me,))
+            group = tuple(sorted(e.group))
+            part = Part(own.integers, own.weight_units, own.fraction_bits, (self.me,), group)
             self._num_messages += 1
             self._num_bytes += own.integers.nbytes + 8
         place = _place(e, self._peer.info.nodes)

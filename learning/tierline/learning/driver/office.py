@@ -18,6 +18,7 @@ from tierline.core.link.letters import Declined, Letter, Note, Present
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
 from tierline.learning.driver._compute import ask
+from tierline.learning.driver._relay import HOLD_S, PreAdder
 from tierline.learning.driver.link import LinkNode
 
 LOG = logging.getLogger("tierline.learning")
@@ -37,6 +38,7 @@ class Office:
         self._errors: dict[NodeId, Exception] = {}
         self._streams: list[Attachment] = []
         self._local: deque[tuple[NodeId, Callable[[LinkNode], None]]] = deque()
+        self._adder = PreAdder(self._through)
         self._pool = ThreadPoolExecutor(1, "trainer")
         for node in self._nodes.values():
             node.post, node.tell = self._route, self._return
@@ -135,11 +137,26 @@ class Office:
         if receiver in self._nodes:
             self._hand(receiver, lambda node: node.letter(letter, self._clock.now_ns()))
             return
-        stream = self._stream_of(receiver)
-        if stream is not None:
-            stream.post(letter)
+        if letter.head.kind == "part":
+            self._pass_on(self._adder.take(letter))
+            loop = asyncio.get_running_loop()
+            loop.call_later(HOLD_S, lambda: self._pass_on(self._adder.release(letter.head)))
+        else:
+            self._pass_on([letter])
+
+    def _pass_on(self, letters: Iterable[Letter]) -> None:
+        for letter in letters:
+            stream = self._stream_of(letter.head.receiver)
+            if stream is not None:
+                stream.post(letter)
 
     def _return(self, note: Note) -> None:
+        notes, letters = self._adder.note(note)
+        self._pass_on(letters)
+        for each in notes:
+            self._give_back(each)
+
+    def _give_back(self, note: Note) -> None:
         if note.sender in self._nodes:
             self._hand(note.sender, lambda node: node.note(note))
             return
@@ -169,6 +186,12 @@ class Office:
 
     def _stream_of(self, node: NodeId) -> Attachment | None:
         return next((s for s in reversed(self._streams) if node in s.present), None)
+
+    def _through(self, receiver: NodeId) -> frozenset[NodeId]:
+        """Nodes whose letters to a receiver elsewhere come through here."""
+        onward = self._stream_of(receiver)
+        below = {node for s in self._streams if s is not onward and s.is_child for node in s.present}
+        return frozenset(below | set(self._nodes))
 
     def _presence(self, stream: Attachment) -> Present:
         """Whom the peer of a stream can reach through here."""
