@@ -20,6 +20,9 @@ _FULL = 1.25
 """Round trips so much longer than the shortest say that the link is full."""
 _START_GAIN = 2.0
 """Until the link is full."""
+_RTT_FLOOR_NS = 5_000_000
+"""Where round trips are shorter, processors, not the link, set the pace: small pieces would cost more than they save.
+So much waiting is allowed for."""
 _PROBE_BYTES = MIN_WINDOW // 4
 _PROBE_EVERY_NS = 10_000_000_000
 
@@ -49,7 +52,7 @@ class Pacer:
     def room(self, now_ns: int) -> int:
         """Length of the next piece, at most; 0: wait for an answer."""
         if self.unacked_bytes == 0:
-            self._ramp_bytes = MIN_WINDOW
+            self._ramp_bytes = MIN_WINDOW if self.rtt_min_ns > _RTT_FLOOR_NS else MAX_WINDOW
             return _PROBE_BYTES
         if self._probe_at_ns is not None and now_ns >= self._probe_at_ns:
             return 0  # let it run empty
@@ -90,8 +93,9 @@ class Pacer:
             self.rate_bps = rate_bps
         elif is_full:
             self.rate_bps += (rate_bps - self.rate_bps) / 16
-        if way_ns > _FULL * self.rtt_min_ns and self.window_bytes > MIN_WINDOW:
+        rtt_ns = max(self.rtt_min_ns, _RTT_FLOOR_NS)
+        if way_ns > _FULL * rtt_ns and self.window_bytes > MIN_WINDOW:
             self._starting = False
         gain = _START_GAIN if self._starting else GAIN
-        wanted = int(gain * self.rate_bps / 8e9 * self.rtt_min_ns)
+        wanted = int(gain * self.rate_bps / 8e9 * rtt_ns)
         self.window_bytes = min(MAX_WINDOW, max(MIN_WINDOW, wanted))

@@ -55,6 +55,14 @@ class Office:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def drained(self) -> None:
+        """Wait until nobody needs a letter of these nodes any more: then the process may end."""
+        for me, node in self._nodes.items():
+            while node.unsettled:
+                self._wake[me].clear()
+                await self._wake[me].wait()
+            node.flush()
+
     def close(self) -> None:
         """Wait for the Trainer's thread."""
         self._pool.shutdown()
