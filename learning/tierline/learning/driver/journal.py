@@ -29,6 +29,14 @@ SCHEMA = 1
 Cursors = Mapping[tuple[str, NodeId], Mark]
 """Of each stream and sender: the last letter that a finished turn has read."""
 
+_SETTINGS = """
+PRAGMA page_size = 65536;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA secure_delete = OFF;
+"""
+"""Long pages, since models are long; a commit is on the disk when it returns."""
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS journal (schema INTEGER, run TEXT);
 CREATE TABLE IF NOT EXISTS node (me TEXT PRIMARY KEY, round INTEGER, num_resyncs INTEGER, next_seq INTEGER,
@@ -72,7 +80,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _TABLES)
+            self._db.executescript(_SETTINGS + _TABLES)
             found = self._db.execute("SELECT schema, run FROM journal").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise DataError(f"{path}: cannot be used as a journal: {error}; remove it to start again") from error
