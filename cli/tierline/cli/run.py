@@ -50,7 +50,7 @@ def run_node(role: str, argv: Sequence[str]) -> int:
     config = getattr(importlib.import_module(config_module), load)(options.config, overrides=options.set).value
     set_up_logging(config.node.id, options.log_level)
     runner: Runner = getattr(importlib.import_module(node_module), run)
-    asyncio.run(_serve(runner, config, options.stop_with_stdin))
+    asyncio.run(serve(runner, config, options.stop_with_stdin))
     return 0
 
 
@@ -75,7 +75,8 @@ def _parse(role: str, argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-async def _serve(runner: Runner, config: Any, stop_with_stdin: bool) -> None:
+async def serve(runner: Runner, config: Any, stop_with_stdin: bool) -> None:
+    """Run until it ends, or until SIGTERM, SIGINT or a closed pipe tells it to stop."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(runner(config, _say_ready))
     stopping = False

@@ -88,7 +88,7 @@ class Fleet:
         self._changes: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._addresses = Addresses({}, {}, {})
         self._files: dict[str, Path] = {}
-        self._env = _environment()
+        self._env = environment()
 
     def __enter__(self) -> Fleet:
         self.start()
@@ -252,7 +252,7 @@ class Fleet:
             child.wait(GRACE_S)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, without overrides of configuration keys: they are meant for one node, not for all of them."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TIERLINE_") or k == "TIERLINE_DATA_DIR"}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -18,6 +18,7 @@ class On(str, enum.Enum):
     """Where an experiment runs."""
 
     SIMULATE = "simulate"
+    PROCESSES = "processes"
 
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -60,7 +61,16 @@ def train(
     if file is not None:
         from tierline.cli.experiment.command import run_experiment
 
-        run_experiment(file, out, overrides=overrides or [], arms=arm or [], resume=resume, form=form, output=output)
+        run_experiment(
+            file,
+            out,
+            overrides=overrides or [],
+            arms=arm or [],
+            resume=resume,
+            form=form,
+            output=output,
+            on_processes=on is On.PROCESSES,
+        )
         return
     assert data is not None
     from tierline.core.bundle import MANIFEST

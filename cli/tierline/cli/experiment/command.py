@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,8 +13,10 @@ import msgspec
 
 from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
+from tierline.cli.experiment.processes import Processes, Request
 from tierline.cli.experiment.record import Record, Row, digest
-from tierline.cli.experiment.simulate import check, simulate
+from tierline.cli.experiment.scene import check, data_name, scene
+from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
@@ -33,6 +36,7 @@ def run_experiment(
     resume: bool,
     form: Format,
     output: Path | None,
+    on_processes: bool = False,
 ) -> None:
     """Train, write one metrics file per run into `out`, print the summary. Raises TierlineError."""
     experiment, settings = read(path, overrides)
@@ -49,13 +53,27 @@ def run_experiment(
     for arm in chosen:
         setting = settings[arm.id]
         for seed in setting.train.seeds:
-            head = _head(experiment, arm, setting, seed, path, overrides)
+            head = _head(experiment, arm, setting, seed, path, overrides, on_processes)
             record = Record(out / arm.id / f"seed-{seed}.jsonl", head, resume=resume)
             if not record.is_complete:
-                name = _located_data(setting.data.name, path.parent)
+                name = data_name(setting, path.parent)
                 if (name, seed) not in datasets:
                     datasets = {(name, seed): load(name, seed)}
-                _run_one(arm, setting, seed, experiment, datasets[name, seed], path.parent, record)
+                dataset, base = datasets[name, seed], path.parent
+                keeper = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
+                with record.until_the_end():
+                    if on_processes:
+                        folder = out / arm.id / f"seed-{seed}.nodes"
+                        stage = scene(arm, setting, seed, dataset, base)
+                        with Processes(
+                            stage, Request(path, overrides, arm.id, seed), folder, resume=resume
+                        ) as processes:
+                            processes.measure(experiment.measure, keeper)
+                        shutil.rmtree(folder)
+                    else:
+                        simulate(arm, setting, seed, experiment.measure, dataset, base, keeper)
+                if record.error:
+                    _say(f"{arm.id} seed {seed}: failed: {record.error}")
             runs.setdefault(arm.id, []).append(record)
     rows = summary(runs, experiment.measure)
     verdicts = judge(experiment.expect, runs, experiment.measure.target)
@@ -65,16 +83,6 @@ def run_experiment(
         emit(verdicts, form, None)
     else:
         emit(rows, form, output, {"experiment": experiment.name, "arms": rows, "expectations": verdicts})
-
-
-def _run_one(
-    arm: Arm, setting: Setting, seed: int, experiment: Experiment, dataset: Dataset, base: Path, record: Record
-) -> None:
-    with record.until_the_end():
-        keeper = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
-        simulate(arm, setting, seed, experiment.measure, dataset, base, keeper)
-    if record.error:
-        _say(f"{arm.id} seed {seed}: failed: {record.error}")
 
 
 class _Aloud:
@@ -95,25 +103,20 @@ class _Aloud:
 
 
 def _head(
-    experiment: Experiment, arm: Arm, setting: Setting, seed: int, path: Path, overrides: list[str]
+    experiment: Experiment, arm: Arm, setting: Setting, seed: int, path: Path, overrides: list[str], on_processes: bool
 ) -> dict[str, Any]:
     room, rule = arm.rule
+    words = [*(["--on", "processes"] if on_processes else []), *(word for o in overrides for word in ("--set", o))]
     return {
         "experiment": experiment.name,
         "arm": arm.id,
         "seed": seed,
-        "on": "simulate",
+        "on": "processes" if on_processes else "simulate",
         room: rule,
         "setting": msgspec.to_builtins(setting),
-        "command": shlex.join(["tierline", "train", str(path), *(word for o in overrides for word in ("--set", o))]),
+        "command": shlex.join(["tierline", "train", str(path), *words]),
         "file_sha256": digest(path),
     }
-
-
-def _located_data(name: str, base: Path) -> str:
-    """A data set's name, or a path meant from the experiment's folder."""
-    beside = base / name
-    return str(beside) if beside.exists() else name
 
 
 def _say(line: str) -> None:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-from tierline.cli.experiment.file import Arm, Measure, Setting, WorldTable, located
+from tierline.cli.experiment.file import Arm, Measure, Setting, WorldTable
 from tierline.cli.experiment.record import Row
-from tierline.core import catalog
-from tierline.core.arrays import Params
-from tierline.core.errors import ConfigError
+from tierline.cli.experiment.scene import scene
 from tierline.core.types import NodeId
-from tierline.learning.cast import SERVER, federation, peers, worker_ids
-from tierline.learning.compute import Fitted, Gradient, Job
+from tierline.learning.cast import SERVER
+from tierline.learning.compute import Fitted, Gradient
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.rule import Rule, State
 from tierline.models.data.dataset import Dataset
-from tierline.models.train.population import Population
 
 _SAVE_EVERY_S = 60.0
 """Between two checkpoints; what a killed run loses at most."""
@@ -37,65 +32,63 @@ class Keeper(Protocol):
     def saved(self, nodes: Iterable[NodeId]) -> tuple[int, dict[NodeId, State], dict[str, float]] | None: ...
 
 
-def check(arm: Arm, setting: Setting, base: Path) -> None:
-    """Raise ConfigError for what can be known to be wrong before any data is read."""
-    _cast(arm, setting, base)
-    _job(setting)
-    partition = dict(located(setting.data.partition, base))
-    catalog.make("partition", partition.pop("name"), **partition)
-    catalog.load("model", located(setting.model, base)["name"])
-
-
 def simulate(
     arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, keeper: Keeper
-) -> None:
+) -> Mapping[NodeId, Rule]:
     """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
-    without common rounds leaves none. Raises TierlineError; `base` is where the experiment's own files lie."""
-    how = setting.train
-    workers = worker_ids(how.num_workers)
-    population = Population(
-        dataset,
-        workers,
-        partition=located(setting.data.partition, base),
-        model=located(setting.model, base),
-        seed=seed,
-        with_validation=setting.data.train_on == "train+validation",
-    )
-    rules, topology = _cast(arm, setting, base)
-    run = f"seed {seed}"
+    without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError; `base` is where
+    the experiment's own files lie."""
+    stage = scene(arm, setting, seed, dataset, base)
     losses = _Losses()
     driver = Memory(
-        rules,
-        population.trainers,
-        topology,
-        population.start,
-        lr=lambda round: how.optimizer.lr * how.optimizer.lr_decay**round,
-        batches=lambda node, round: population.batch(node, round, how.batch_size, run),
-        job=_job(setting),
-        world=_world(setting.world, workers, seed),
-        run=run,
+        stage.rules,
+        stage.population.trainers,
+        stage.topology,
+        stage.population.start,
+        lr=stage.lr,
+        batches=stage.batch,
+        job=stage.job,
+        world=_world(setting.world, stage.workers, seed),
+        run=stage.draws,
         watch=losses.watch,
     )
-    gauge = _Gauge(population, rules, workers, driver, measure.metrics)
-    server_counts = next(iter(rules.values())).traits.asynchronous
-    found = keeper.saved(rules)
+    measured = [me for me in stage.rules if stage.is_measured(me, measure.metrics)]
+    before: Mapping[str, float] = {}
+
+    def so_far() -> dict[str, float]:
+        """Messages, bytes and virtual time since the start, before the checkpoint too."""
+        counts = driver.counts
+        driven = {
+            "num_messages": counts.num_messages,
+            "num_bytes": counts.num_bytes,
+            "virtual_time_s": driver.time_s,
+        }
+        return {key: value + before.get(key, 0) for key, value in driven.items()}
+
+    def note(round: int, loss: float | None) -> None:
+        models = {me: stage.rules[me].x for me in measured}
+        found = so_far() if loss is None else so_far() | {"train_loss": loss}
+        for row in stage.read(measure.metrics, round, models, found):
+            keeper.note(row)
+
+    found = keeper.saved(stage.rules)
     if found:
-        done, states, gauge.before = found
+        done, states, before = found
         driver.restore(states, round=done)
     else:
         done = 0
-        for row in gauge.read(0, None):
-            keeper.note(row)
+        note(0, None)
     saved_at = time.monotonic()
-    for round in range(done + 1, how.rounds + 1):
-        driver.run(round, of=[SERVER] if server_counts else None)
-        if round % measure.every and round < how.rounds:
+    rounds = setting.train.rounds
+    for round in range(done + 1, rounds + 1):
+        driver.run(round, of=[SERVER] if stage.is_asynchronous else None)
+        if round % measure.every and round < rounds:
             continue
-        for row in gauge.read(round, losses.take()):
-            keeper.note(row)
-        if not server_counts and round < how.rounds and time.monotonic() - saved_at > _SAVE_EVERY_S:
-            keeper.save(round, driver.states(), gauge.so_far())
+        note(round, losses.take())
+        if not stage.is_asynchronous and round < rounds and time.monotonic() - saved_at > _SAVE_EVERY_S:
+            keeper.save(round, driver.states(), so_far())
             saved_at = time.monotonic()
+    return stage.rules
 
 
 class _Losses:
@@ -113,87 +106,6 @@ class _Losses:
         mean = self._total / self._weight if self._weight else None
         self._total = self._weight = 0.0
         return mean
-
-
-class _Gauge:
-    """Reads the metrics that were asked for."""
-
-    def __init__(
-        self,
-        population: Population,
-        rules: Mapping[NodeId, Rule],
-        workers: Collection[NodeId],
-        driver: Memory,
-        metrics: Collection[str],
-    ) -> None:
-        self._population, self._driver, self._metrics = population, driver, metrics
-        self._server = rules.get(SERVER)
-        # A worker that keeps no model of its own has none to measure.
-        self._workers = [rules[me] for me in workers if "x" in rules[me].state()]
-        self.before: Mapping[str, float] = {}
-        """Counts up to the checkpoint that the run went on from."""
-
-    def so_far(self) -> dict[str, float]:
-        """Messages, bytes and virtual time since the start."""
-        counts = self._driver.counts
-        driven = {
-            "num_messages": counts.num_messages,
-            "num_bytes": counts.num_bytes,
-            "virtual_time_s": self._driver.time_s,
-        }
-        return {key: value + self.before.get(key, 0) for key, value in driven.items()}
-
-    def read(self, round: int, loss: float | None) -> list[Row]:
-        """In the order in which the experiment names them; a metric that does not exist in this round is left out."""
-        found = self.so_far()
-        if loss is not None:
-            found["train_loss"] = loss
-        mean = _mean_model([rule.x for rule in self._workers]) if self._server is None else self._server.x
-        if {"test_accuracy", "test_loss"} & set(self._metrics):
-            found |= self._population.evaluate(mean)
-        if self._workers and "test_accuracy_worker_mean" in self._metrics:
-            each = [self._population.evaluate(rule.x)["test_accuracy"] for rule in self._workers]
-            found["test_accuracy_worker_mean"] = float(np.mean(each))
-        if self._workers and "consensus_distance" in self._metrics:
-            found["consensus_distance"] = _distance([rule.x for rule in self._workers])
-        return [(round, metric, found[metric]) for metric in self._metrics if metric in found]
-
-
-def _mean_model(models: list[Params]) -> Params:
-    total = np.zeros(models[0].flat.shape, np.float64)
-    for x in models:
-        total += x.flat
-    return Params(models[0].layout, (total / len(models)).astype(np.float32), buffers=models[0].buffers)
-
-
-def _distance(models: list[Params]) -> float:
-    mean = _mean_model(models)
-    return float(np.sqrt(np.mean([(x - mean).norm() ** 2 for x in models])))
-
-
-def _cast(arm: Arm, setting: Setting, base: Path) -> tuple[dict[NodeId, Rule], Any]:
-    room, named = arm.rule
-    options = dict(located(named, base))
-    name = options.pop("name")
-    if room == "strategy":
-        return federation(name, setting.train.num_workers, options), catalog.make("topology", "star")
-    table = dict(located(setting.topology, base))
-    if "name" not in table:
-        raise ConfigError("topology.name: missing; see `tierline algo ls topology`")
-    return peers(name, setting.train.num_workers, options), catalog.make("topology", table.pop("name"), **table)
-
-
-def _job(setting: Setting) -> Job:
-    how = setting.train
-    return Job(
-        epochs=how.epochs,
-        num_steps=how.num_steps,
-        batch_size=how.batch_size,
-        optimizer=how.optimizer.name,
-        momentum=how.optimizer.momentum,
-        weight_decay=how.optimizer.weight_decay,
-        clip_norm=how.clip_norm,
-    )
 
 
 def _world(table: WorldTable, workers: Collection[NodeId], seed: int) -> World:

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
+from tierline.core.link.letters import StepKind
 from tierline.core.types import NodeId
 from tierline.learning.driver._near import Near
 from tierline.learning.effects import Effects, Inbox, Message
-from tierline.learning.errors import RuleError
 from tierline.learning.rule import NodeInfo, Rule, State, Trainer
 
-Step = tuple[str, int]
+Step = tuple[StepKind, int]
 """What a message belongs to: ("turn", round) or ("resync", how many there were before)."""
 
 _MAX_NAMED = 16
@@ -151,24 +149,6 @@ class Peer:
             return "again"
         box[sender] = message
         return "new"
-
-
-def sealed(message: Message, where: str) -> tuple[Message, int]:
-    """A read-only copy of a message, and how many bytes its values take. Raises RuleError for other values."""
-    copy: dict[str, np.ndarray | int | float] = {}
-    num_bytes = 0
-    for name, value in message.items():
-        if isinstance(value, np.ndarray):
-            array = value.copy()
-            array.flags.writeable = False
-            copy[name] = array
-            num_bytes += array.nbytes
-        elif isinstance(value, int | float):
-            copy[name] = value
-            num_bytes += 8
-        else:
-            raise RuleError(f"{where}: {name!r} is a {type(value).__name__}; a message holds arrays and numbers")
-    return copy, num_bytes
 
 
 def who_waits(peers: Mapping[NodeId, Peer]) -> list[str]:

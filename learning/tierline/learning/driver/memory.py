@@ -8,7 +8,6 @@ and each receiver keeps the first message per (turn, tag, sender).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tierline.core.arrays import Params
@@ -17,14 +16,15 @@ from tierline.core.rng import Key
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job
 from tierline.learning.driver._compute import ask, num_steps
-from tierline.learning.driver._near import phases
-from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum, sealed, who_waits
+from tierline.learning.driver._near import is_directed, phases, seat
+from tierline.learning.driver._peer import Peer, Running, Step, Wait, WaitForSum, who_waits
+from tierline.learning.driver._step import Post, open_exchange, open_reduce, turn_of
 from tierline.learning.driver._sums import Sums
 from tierline.learning.driver._time import Pipe, Schedule, to_ns
 from tierline.learning.driver.world import Counts, World
-from tierline.learning.effects import Effect, Effects, Exchange, Message, Reduce, Reduced
+from tierline.learning.effects import Effect, Effects, Exchange, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
-from tierline.learning.rule import NodeInfo, Rule, State, Topology, Trainer, Turn
+from tierline.learning.rule import Rule, State, Topology, Trainer
 
 
 class Memory:
@@ -61,7 +61,7 @@ class Memory:
         if trainers.keys() - rules.keys():
             raise ConfigError(f"trainers: {', '.join(sorted(trainers.keys() - rules.keys()))} without a rule")
         near = phases(topology, nodes)
-        directed = any(phase.peers_in != phase.peers_out for of_node in near.values() for phase in of_node)
+        directed = is_directed(near)
         x = x.copy()
         x.flat.flags.writeable = False
         self._peers: dict[NodeId, Peer] = {}
@@ -69,13 +69,7 @@ class Memory:
             rule = rules[me]
             if self._world.loss and not rule.traits.tolerates_loss:
                 raise ConfigError(f"world: loss = {self._world.loss}, but the rule of {me} does not tolerate loss")
-            if directed and not rule.traits.directed:
-                raise ConfigError(f"topology: edges of one direction, but the rule of {me} needs both")
-            if len(near[me]) > 1 and rule.traits.per_edge_state:
-                raise ConfigError(f"topology: neighbours that change, but the rule of {me} remembers its own")
-            heard = frozenset[NodeId]().union(*(phase.peers_in for phase in near[me]))
-            told = frozenset[NodeId]().union(*(phase.peers_out for phase in near[me]))
-            info = NodeInfo(me, nodes, heard, told)
+            info = seat(me, near, rule, directed=directed)
             seconds = self._world.compute_of.get(me, self._world.compute_s)
             rule.start(x, info)
             self._peers[me] = Peer(info, rule, trainers.get(me), near[me], to_ns(seconds))
@@ -146,23 +140,11 @@ class Memory:
             raise
 
     def _begin(self, peer: Peer) -> None:
-        info, rule, near = peer.info, peer.rule, peer.near
-        turn = Turn(
-            run=self._run,
-            round=peer.round,
-            me=info.me,
-            lr=self._lr(peer.round),
-            peers_in=near.peers_in,
-            peers_out=near.peers_out,
-            w=near.w,
-            nodes=info.nodes,
-            batch=self._batches(info.me, peer.round),
-        )
-        job = dataclasses.replace(self._job, lr=turn.lr, key=turn.rng("fit"))
-        turn = dataclasses.replace(turn, job=job)
+        rule = peer.rule
+        turn = turn_of(peer, self._run, self._lr, self._batches, self._job)
         step: Step = ("resync", peer.num_resyncs) if self._limits is None else ("turn", peer.round)
         generator: Effects[None] = rule.resync(turn) if self._limits is None else rule.turn(turn)
-        peer.running = Running(step, generator, rule.state(), near)
+        peer.running = Running(step, generator, rule.state(), peer.near)
         self._answer(peer, peer.running, None)
 
     def _answer(self, peer: Peer, running: Running, value: object, delay_ns: int = 0) -> None:
@@ -208,36 +190,18 @@ class Memory:
             self._answer(peer, running, answer, peer.compute_ns * num_steps(answer))
 
     def _exchange(self, peer: Peer, running: Running, e: Exchange, where: str) -> None:
-        strangers = (e.out.keys() - running.near.peers_out) | (e.expect - running.near.peers_in)
-        twice = {j for j in e.out if (e.tag, j) in running.posted}
-        twice |= {j for j in e.expect if (e.tag, j) in running.taken}
-        quorum = len(e.expect) if e.quorum is None else e.quorum
-        if strangers:
-            raise RuleError(f"{where}: no edge to {', '.join(sorted(strangers))} in this topology")
-        if twice:
-            raise RuleError(f"{where}: used twice in one turn with {', '.join(sorted(twice))}; give each its own tag")
-        if quorum > len(e.expect) or quorum < min(1, len(e.expect)):
-            raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.expect)} expected nodes")
-        copies = {id(message): sealed(message, where) for message in e.out.values()}
-        for receiver in sorted(e.out):
-            mark: Mark | None = None
-            if e.stream:
-                number = running.num_streamed.get((e.tag, receiver), 0)
-                running.num_streamed[e.tag, receiver] = number + 1
-                mark = (running.step[1], number)
-            else:
-                running.posted.add((e.tag, receiver))
-            self._post(peer, running.step, e.tag, receiver, *copies[id(e.out[receiver])], mark)
-        running.wait = wait = Wait(e.tag, e.expect, quorum, e.stream)
+        wait, posts = open_exchange(running, e, where)
+        for post in posts:
+            self._post(peer, running.step, e.tag, post)
+        running.wait = wait
         wait.here.update(peer.arrived(running, wait))
-        if len(wait.here) >= quorum:
+        if len(wait.here) >= wait.quorum:
             self._end(peer, running, wait)
         elif e.within_s is not None:
             self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), lambda: self._end(peer, running, wait))
 
-    def _post(
-        self, peer: Peer, step: Step, tag: str, receiver: NodeId, message: Message, num_bytes: int, mark: Mark | None
-    ) -> None:
+    def _post(self, peer: Peer, step: Step, tag: str, post: Post) -> None:
+        receiver, num_bytes, mark = post.receiver, post.num_bytes, post.mark
         me, there = peer.info.me, self._peers[receiver]
         self.counts.num_messages += 1
         self.counts.num_bytes += num_bytes
@@ -251,7 +215,7 @@ class Memory:
                 return
 
         def deliver() -> None:
-            kept = there.put(step, tag, me, message, mark)
+            kept = there.put(step, tag, me, post.message, mark)
             self.counts.num_late += kept == "late"
             running = there.running
             if kept != "new" or running is None or not isinstance(running.wait, Wait):
@@ -272,11 +236,7 @@ class Memory:
 
     def _reduce(self, peer: Peer, running: Running, e: Reduce, where: str) -> None:
         me = peer.info.me
-        if (e.group | e.to) - self._peers.keys() or me not in e.group | e.to or not e.group or not e.to:
-            raise RuleError(f"{where}: the group lacks {me}, or holds nodes that are not in this run")
-        if e.tag in running.summed:
-            raise RuleError(f"{where}: used twice in one turn; give each sum its own tag")
-        running.summed.add(e.tag)
+        open_reduce(peer, running, e, where)
         shared, num_bytes = self._sums.join(me, running.step, e, where)
         if me in e.group:
             self.counts.num_messages += 1

@@ -1,0 +1,245 @@
+"""One `Learning.Attach` stream, as either side holds it: letters in paced pieces, and short notes before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from tierline.core import errors
+from tierline.core.link.dial import Backoff, grpc_error_of
+from tierline.core.link.fleet import CHANNEL_OPTIONS
+from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
+from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
+from tierline.core.link.pace import Pacer
+from tierline.core.link.status import abort, from_rpc
+from tierline.core.link.tls import peer_node_id
+from tierline.core.link.writer import Write, Writer
+from tierline.core.protocols import Clock
+from tierline.core.types import NodeId
+
+LOG = logging.getLogger("tierline.learning")
+ATTACH = "/tierline.v1.Learning/Attach"
+
+Read = Callable[[], Awaitable[bytes | None]]
+
+
+class Desk(Protocol):
+    """Who takes what streams bring; called on the event loop."""
+
+    max_letter_bytes: int
+    """Of the content of one letter; a longer one ends its stream."""
+
+    def attached(self, stream: Attachment) -> None:
+        """A stream is open; what is posted now leaves first."""
+        ...
+
+    def detached(self, stream: Attachment) -> None: ...
+
+    def present(self, stream: Attachment, before: frozenset[NodeId]) -> None:
+        """`stream.present` is new; `before` is what it was."""
+        ...
+
+    def letter(self, stream: Attachment, letter: Letter) -> None:
+        """Raises BadFrame where the peer may not send it."""
+        ...
+
+    def note(self, stream: Attachment, note: Note) -> None: ...
+
+
+class Attachment:
+    """Queues, pacing and assembly of one stream; `is_child` says that the peer called, `identity` what its certificate
+    says it is."""
+
+    def __init__(self, desk: Desk, clock: Clock, *, is_child: bool, identity: str | None = None) -> None:
+        self.is_child, self._identity = is_child, identity
+        self.present: tuple[NodeId, ...] = ()
+        self.was_up = False
+        """The peer has said something."""
+        self.pacer = Pacer()
+        self._desk, self._clock = desk, clock
+        self._notes: deque[Parcel] = deque()
+        self._letters: deque[Letter] = deque()
+        self._num_cut = 0
+        """Bytes of the first letter that have left."""
+        self._num_received = 0
+        self._head: Head | None = None
+        self._parts: list[bytes] = []
+        self._num_missing = 0
+        self._writer: Writer | None = None
+
+    def post(self, letter: Letter) -> None:
+        """Send a letter after those that wait."""
+        self._letters.append(letter)
+        self._kick()
+
+    def tell(self, note: Parcel) -> None:
+        """Send something short, before the next piece of a letter."""
+        self._notes.append(note)
+        self._kick()
+
+    async def serve(self, read: Read, write: Write) -> None:
+        """Run the stream until the peer ends it; errors of `read` and `write` pass through."""
+        reader = asyncio.current_task()
+        assert reader is not None
+        failures: list[BaseException] = []
+
+        def failed(error: BaseException) -> None:
+            if not isinstance(error, asyncio.CancelledError):
+                failures.append(error)
+                reader.cancel()
+
+        writer = self._writer = Writer(write, self._next_parcel, failed)
+        self._desk.attached(self)
+        writer.kick()
+        try:
+            while (raw := await read()) is not None:
+                self.take(raw)
+        except asyncio.CancelledError:
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            writer.close()
+            self._writer = None
+            self._desk.detached(self)
+
+    def take(self, raw: bytes) -> None:
+        """One parcel of the peer. Raises BadFrame, PeerRejected."""
+        parcel = parcel_from_wire(raw)
+        self.was_up = True
+        if isinstance(parcel, Piece):
+            self._take_piece(parcel)
+        elif isinstance(parcel, Received):
+            if not self.pacer.received(parcel.num_bytes, self._clock.now_ns()):
+                raise errors.BadFrame(f"acknowledges {parcel.num_bytes} bytes that were not sent")
+            self._kick()
+        elif isinstance(parcel, Present):
+            for node in parcel.nodes:
+                if self._identity is not None and node != self._identity and not node.startswith(f"{self._identity}/"):
+                    raise errors.SecurityError(f"the certificate belongs to {self._identity}, not to {node!r}")
+            before, self.present = frozenset(self.present), parcel.nodes
+            self._desk.present(self, before)
+        else:
+            self._desk.note(self, parcel)
+
+    def _take_piece(self, piece: Piece) -> None:
+        if piece.head is not None:
+            if self._head is not None:
+                raise errors.BadFrame(f"{piece.head}: begins before the end of another letter")
+            if piece.num_bytes > self._desk.max_letter_bytes:
+                raise errors.BadFrame(
+                    f"{piece.head}: {piece.num_bytes} bytes, at most {self._desk.max_letter_bytes} are taken"
+                )
+            self._head, self._num_missing = piece.head, piece.num_bytes
+        if self._head is None or len(piece.data) > self._num_missing:
+            raise errors.BadFrame("a piece that belongs to no letter")
+        self._parts.append(piece.data)
+        self._num_missing -= len(piece.data)
+        self._num_received += len(piece.data)
+        self.tell(Received(self._num_received))
+        if self._num_missing == 0:
+            letter, self._head = Letter(self._head, b"".join(self._parts)), None
+            self._parts.clear()
+            self._desk.letter(self, letter)
+
+    def _kick(self) -> None:
+        if self._writer is not None:
+            self._writer.kick()
+
+    def _next_parcel(self) -> bytes | None:
+        if self._notes:
+            return parcel_to_wire(self._notes.popleft())
+        if not self._letters:
+            return None
+        now_ns = self._clock.now_ns()
+        room = self.pacer.room(now_ns)
+        if room == 0:
+            return None
+        letter, start = self._letters[0], self._num_cut
+        data = letter.content[start : start + room]
+        self._num_cut += len(data)
+        if self._num_cut == len(letter.content):
+            self._letters.popleft()
+            self._num_cut = 0
+        self.pacer.sent(len(data), now_ns)
+        return parcel_to_wire(Piece(data, letter.head if start == 0 else None, len(letter.content)))
+
+
+def learning_handler(desk: Desk, clock: Clock) -> grpc.GenericRpcHandler:
+    """The Learning service for a server of `grpc.aio`; under mutual TLS a peer may speak only for itself, and for
+    nodes named `ID/...` that its process holds."""
+
+    async def attach(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        stream = Attachment(desk, clock, is_child=True, identity=peer_node_id(context.auth_context()))
+
+        async def read() -> bytes | None:
+            raw = await context.read()
+            if raw is grpc.aio.EOF:
+                return None
+            return bytes(raw)
+
+        try:
+            await stream.serve(read, context.write)
+        except errors.TierlineError as error:
+            LOG.warning("a learning stream ended: %s", error)
+            await abort(context, error)
+
+    handlers: dict[str, Any] = {"Attach": grpc.stream_stream_rpc_method_handler(attach)}
+    return grpc.method_handlers_generic_handler("tierline.v1.Learning", handlers)
+
+
+async def keep_attached(
+    address: str,
+    desk: Desk,
+    clock: Clock,
+    *,
+    credentials: grpc.ChannelCredentials | None,
+    rng: random.Random,
+    backoff: Backoff | None = None,
+) -> None:
+    """Stay attached to the parent at `address` until cancelled, over as many streams as it takes. Raises what the
+    parent refuses for good."""
+    backoff, attempt = backoff or Backoff(), 0
+    while True:
+        stream = Attachment(desk, clock, is_child=False)
+        channel = (  # a new one each time: an old one waits as long as it likes before it dials again
+            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        )
+        try:
+            async with channel:
+                await attach(channel, address, stream)
+        except (errors.LinkUnavailable, errors.LinkTimeout) as error:
+            LOG.info("%s; trying again", error)
+        attempt = 0 if stream.was_up else attempt + 1
+        await asyncio.sleep(backoff.wait_s(attempt, rng))
+
+
+async def attach(channel: grpc.aio.Channel, address: str, stream: Attachment) -> None:
+    """One stream over a channel that is there already. Raises a TierlineError that says why it ended."""
+    call: Any = channel.stream_stream(ATTACH)()
+
+    async def read() -> bytes | None:
+        raw = await call.read()
+        return None if raw is grpc.aio.EOF else raw
+
+    async def write(raw: bytes) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):  # the stream has ended, then: the reader learns why
+            await call.write(raw)
+
+    try:
+        await stream.serve(read, write)
+        raise grpc_error_of(await call.code(), await call.details(), address)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error, address) from error
+    finally:
+        call.cancel()

@@ -1,0 +1,212 @@
+"""The learning nodes of one process and the streams that connect it: letters go to whom they are for, and nodes go on.
+
+A process passes on what is for the nodes of others, and keeps nothing of it: a letter whose receiver is out of reach is
+dropped here, and offered again by its sender once the receiver is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from tierline.core.errors import BadFrame, PeerRejected
+from tierline.core.link.attach import Attachment
+from tierline.core.link.letters import Declined, Letter, Note, Present
+from tierline.core.protocols import Clock
+from tierline.core.types import NodeId
+from tierline.learning.driver._compute import ask
+from tierline.learning.driver._relay import HOLD_S, PreAdder
+from tierline.learning.driver.link import LinkNode
+
+LOG = logging.getLogger("tierline.learning")
+
+
+class Office:
+    """The Desk of a process that learns; all on one event loop, Trainers on one thread of their own."""
+
+    def __init__(
+        self, run: str, members: Collection[NodeId], nodes: Iterable[LinkNode], clock: Clock, *, max_letter_bytes: int
+    ) -> None:
+        """`members` are all nodes of the run, `nodes` those of this process."""
+        self.max_letter_bytes = max_letter_bytes
+        self._run, self._members, self._clock = run, frozenset(members), clock
+        self._nodes = {node.me: node for node in nodes}
+        self._wake = {me: asyncio.Event() for me in self._nodes}
+        self._errors: dict[NodeId, Exception] = {}
+        self._streams: list[Attachment] = []
+        self._local: deque[tuple[NodeId, Callable[[LinkNode], None]]] = deque()
+        self._adder = PreAdder(self._through)
+        self._pool = ThreadPoolExecutor(1, "trainer")
+        for node in self._nodes.values():
+            node.post, node.tell = self._route, self._return
+
+    async def run(self, until: Mapping[NodeId, int | None]) -> None:
+        """Let every node take turns until it has finished so many; one with None goes on until cancelled. Raises what
+        a node failed with."""
+        self._offer(self._nodes.keys())
+        tasks = [asyncio.ensure_future(self._drive(node, until[me])) for me, node in self._nodes.items()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def drained(self) -> None:
+        """Wait until nobody needs a letter of these nodes any more: then the process may end."""
+        for me, node in self._nodes.items():
+            while node.unsettled:
+                self._wake[me].clear()
+                await self._wake[me].wait()
+            node.flush()
+
+    def close(self) -> None:
+        """Wait for the Trainer's thread."""
+        self._pool.shutdown()
+
+    async def _drive(self, node: LinkNode, until: int | None) -> None:
+        loop, wake = asyncio.get_running_loop(), self._wake[node.me]
+        while until is None or node.round < until:
+            node.begin(self._clock.now_ns())
+            while node.is_running:
+                if node.me in self._errors:
+                    raise self._errors[node.me]
+                if node.compute is not None and node.trainer is not None:
+                    answer = await loop.run_in_executor(self._pool, ask, node.trainer, node.compute)
+                    node.computed(answer, self._clock.now_ns())
+                    continue
+                wake.clear()
+                deadline_ns = node.deadline_ns
+                if deadline_ns is None:
+                    await wake.wait()
+                    continue
+                timer = loop.call_later(max(0, deadline_ns - self._clock.now_ns()) / 1e9, wake.set)
+                await wake.wait()
+                timer.cancel()
+                node.tick(self._clock.now_ns())
+        node.flush()
+
+    def attached(self, stream: Attachment) -> None:
+        self._streams.append(stream)
+        stream.tell(self._presence(stream))
+
+    def detached(self, stream: Attachment) -> None:
+        self._streams.remove(stream)
+        gone, stream.present = stream.present, ()
+        if gone:
+            self._announce(stream)
+
+    def present(self, stream: Attachment, before: frozenset[NodeId]) -> None:
+        """Nodes come and go; who came is offered what waits for them. A node has one stream, the newest."""
+        strangers = [node for node in stream.present if node not in self._members]
+        if strangers and stream.is_child:
+            raise PeerRejected(f"run {self._run!r} has no node {strangers[0]!r}")
+        here = frozenset(stream.present)
+        older = [s for s in self._streams if s is not stream and s.is_child and here & set(s.present)]
+        if older and stream.is_child:
+            for other in older:
+                other.present = tuple(node for node in other.present if node not in here)
+            # Others must see them go and come, since what was under way to them may be lost.
+            there, stream.present = stream.present, ()
+            self._announce(stream)
+            stream.present = there
+        self._announce(stream)
+        self._offer(here - before)
+
+    def _offer(self, receivers: Collection[NodeId]) -> None:
+        """Send what waits for these nodes; they know what they have had already."""
+        for node in self._nodes.values():
+            for seq in sorted(node.unsettled):
+                letter = node.unsettled[seq]
+                if letter.head.receiver in receivers:
+                    self._route(letter)
+
+    def letter(self, stream: Attachment, letter: Letter) -> None:
+        head = letter.head
+        if stream.is_child and head.sender not in stream.present:
+            raise BadFrame(f"{head}: its sender is none of the nodes of this stream")
+        if head.run != self._run or head.receiver not in self._members:
+            what = f"no run {head.run!r} is under way here" if head.run != self._run else "no such receiver in this run"
+            LOG.warning("%s: declined: %s", head, what)
+            stream.tell(Declined(head.run, head.sender, head.receiver, head.seq, PeerRejected.code, what))
+            return
+        self._route(letter)
+
+    def note(self, stream: Attachment, note: Note) -> None:
+        if stream.is_child and note.receiver not in stream.present:
+            raise BadFrame(f"a note of {note.receiver!r}, which is none of the nodes of this stream")
+        self._return(note)
+
+    def _route(self, letter: Letter) -> None:
+        receiver = letter.head.receiver
+        if receiver in self._nodes:
+            self._hand(receiver, lambda node: node.letter(letter, self._clock.now_ns()))
+            return
+        if letter.head.kind == "part":
+            self._pass_on(self._adder.take(letter))
+            loop = asyncio.get_running_loop()
+            loop.call_later(HOLD_S, lambda: self._pass_on(self._adder.release(letter.head)))
+        else:
+            self._pass_on([letter])
+
+    def _pass_on(self, letters: Iterable[Letter]) -> None:
+        for letter in letters:
+            stream = self._stream_of(letter.head.receiver)
+            if stream is not None:
+                stream.post(letter)
+
+    def _return(self, note: Note) -> None:
+        notes, letters = self._adder.note(note)
+        self._pass_on(letters)
+        for each in notes:
+            self._give_back(each)
+
+    def _give_back(self, note: Note) -> None:
+        if note.sender in self._nodes:
+            self._hand(note.sender, lambda node: node.note(note))
+            return
+        stream = self._stream_of(note.sender)
+        if stream is not None:
+            stream.tell(note)
+
+    def _hand(self, me: NodeId, call: Callable[[LinkNode], None]) -> None:
+        """In a turn of the loop of its own: the node may be in the middle of something."""
+        if not self._local:
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._local.append((me, call))
+
+    def _deliver(self) -> None:
+        for _ in range(len(self._local)):
+            me, call = self._local[0]
+            try:
+                if me not in self._errors:
+                    call(self._nodes[me])
+            except Exception as error:  # raised again where the node is driven
+                self._errors[me] = error
+            finally:
+                self._local.popleft()
+            self._wake[me].set()
+        if self._local:
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _stream_of(self, node: NodeId) -> Attachment | None:
+        return next((s for s in reversed(self._streams) if node in s.present), None)
+
+    def _through(self, receiver: NodeId) -> frozenset[NodeId]:
+        """Nodes whose letters to a receiver elsewhere come through here."""
+        onward = self._stream_of(receiver)
+        below = {node for s in self._streams if s is not onward and s.is_child for node in s.present}
+        return frozenset(below | set(self._nodes))
+
+    def _presence(self, stream: Attachment) -> Present:
+        """Whom the peer of a stream can reach through here."""
+        others = {node for s in self._streams if s is not stream for node in s.present}
+        return Present(tuple(sorted((others | set(self._nodes)) - set(stream.present))))
+
+    def _announce(self, about: Attachment) -> None:
+        for stream in self._streams:
+            if stream is not about:
+                stream.tell(self._presence(stream))
