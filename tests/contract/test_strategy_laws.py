@@ -35,10 +35,11 @@ def model() -> Params:
 
 def data(*, alike: bool = False) -> dict[NodeId, Quadratic]:
     which = [0] * NUM if alike else range(NUM)
-    return {
+    workers = {
         me: Quadratic(A[i], B[i], num_samples=1 + k, noise=0.0 if alike else 0.1)
         for k, (me, i) in enumerate(zip(worker_ids(NUM), which, strict=True))
     }
+    return workers | {SERVER: Quadratic(A[0], B[0])}  # what the root of a cut model computes with
 
 
 def start(

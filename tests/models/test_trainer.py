@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"the loss is .* after 1 steps; a smaller lr may help"):
         local.fit(x, Job(epochs=2, lr=1e38, key=KEY))
     with pytest.raises(DataError, match="0 samples"):
-        LocalTrainer(FlatModel(build()), INPUTS, LABELS, np.array([], np.int64))
+        LocalTrainer(FlatModel(build()), INPUTS, LABELS, np.array([], np.int64)).fit(x, Job(key=KEY))
     wrong: list[dict[str, object]] = [
         {"epochs": 0}, {"batch_size": 0}, {"num_steps": 0}, {"lr": -1.0}, {"momentum": 1.0}, {"clip_norm": 0.0},
         {"proximal": float("inf")}, {"optimizer": "lbfgs"}, {"optimizer": "adam", "momentum": 0.9},

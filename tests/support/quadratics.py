@@ -6,7 +6,7 @@ import numpy as np
 
 from tierline.core.arrays import Params
 from tierline.core.types import Array, Arrays
-from tierline.learning.compute import Backprop, Fitted, Gradient, Job, Match
+from tierline.learning.compute import Backprop, Drawn, Fitted, Gradient, Job, Match
 
 
 class Quadratic:
@@ -19,6 +19,7 @@ class Quadratic:
         self.num_samples, self.steps_per_epoch, self.noise = num_samples, steps_per_epoch, noise
         self.fails_at: int | None = None
         self.num_calls = 0
+        self.tape: dict[int, tuple[Params, Array]] = {}
 
     def gradient(self, at: Params, batch: Arrays, terms: tuple[Match, ...] = ()) -> Gradient:
         self._count()
@@ -49,10 +50,32 @@ class Quadratic:
         return {name: at.flat.copy()[None] for name in names}
 
     def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays:
-        raise NotImplementedError("a quadratic has no Sections")
+        """Of a model cut in two: the device puts out r_d = sqrt(a_d) (y_d - b_d) for its d, and the root adds
+        1/2 sum of their squares to its own part of f."""
+        if "labels" in inputs:
+            a, d = self.a[-at.flat.size :], at.flat - self.b[-at.flat.size :]
+            self.tape[token] = Params(at.layout, a * d), inputs["inputs"]
+            loss = 0.5 * (np.square(inputs["inputs"]).sum() + (a * d * d).sum())
+            return {"logits": inputs["inputs"], "loss": np.asarray(loss, np.float32)}
+        root_a = np.sqrt(self.a[: at.flat.size])
+        self.tape[token] = Params(at.layout, root_a), inputs["inputs"]
+        return {"features": (root_a * (at.flat - self.b[: at.flat.size]))[None]}
 
     def backward(self, token: int, gradients: Arrays) -> Backprop:
-        raise NotImplementedError("a quadratic has no Sections")
+        values, inputs = self.tape.pop(token)
+        if "loss" in gradients:
+            return Backprop(values, {"inputs": inputs * gradients["loss"]})
+        return Backprop(values * Params(values.layout, gradients["features"][0]), {})
+
+    def draw(self, job: Job, step: int) -> Drawn:
+        if step == 0:
+            self._count()
+        num_steps = job.num_steps or job.epochs * self.steps_per_epoch
+        batch = {"inputs": np.zeros((1, 1), np.float32), "labels": np.zeros(1, np.int64)}
+        return Drawn(batch, num_steps - 1 - step, self.num_samples)
+
+    def forget(self) -> None:
+        self.tape.clear()
 
     def _count(self) -> None:
         self.num_calls += 1

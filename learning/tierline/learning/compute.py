@@ -21,6 +21,9 @@ INPUTS, LABELS = "inputs", "labels"
 LOGITS = "logits"
 """Name of the output that the loss reads; a model that returns one array returns this one."""
 
+LOSS = "loss"
+"""Name of what a Section that is given `labels` puts out beside its logits: the mean loss of the batch, float32[]."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Match:
@@ -112,7 +115,8 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forward:
-    """Run this node's Section `at` on `inputs`, and remember under `token` what `Backward` needs."""
+    """Run the Section that `at` names on `inputs`, and remember under `token` what `Backward` needs. With `labels`
+    among the inputs, the outputs hold `loss` too."""
 
     at: Params
     token: int
@@ -127,7 +131,15 @@ class Backward:
     gradients: Arrays
 
 
-Compute = GradientAt | OutputsAt | Fit | Forward | Backward
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """Batch number `step` (from 0) of the node's own samples, the same that a Fit with this job would meet there."""
+
+    job: Job
+    step: int
+
+
+Compute = GradientAt | OutputsAt | Fit | Forward | Backward | Draw
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,3 +168,13 @@ class Backprop:
 
     values: Params
     inputs: Arrays
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A batch (`inputs` and `labels`), and how many more the job has after it."""
+
+    batch: Arrays
+    num_left: int
+    num_samples: int
+    """Of the node, each counted once: its weight in federated averages."""

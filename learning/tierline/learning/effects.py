@@ -20,6 +20,8 @@ from tierline.learning.compute import (
     Backprop,
     Backward,
     Compute,
+    Draw,
+    Drawn,
     Fit,
     Fitted,
     Forward,
@@ -213,6 +215,12 @@ def forward(at: Params, token: int, inputs: Arrays) -> Effects[Arrays]:
 def backward(token: int, gradients: Arrays) -> Effects[Backprop]:
     """`back = yield from backward(7, {"features": g})`."""
     got: Backprop = yield Backward(token, gradients)
+    return got
+
+
+def draw(job: Job, step: int) -> Effects[Drawn]:
+    """`drawn = yield from draw(t.job, 0)`."""
+    got: Drawn = yield Draw(job, step)
     return got
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tierline.core.arrays import Params
 from tierline.core.rng import Key
 from tierline.core.types import Array, Arrays, NodeId
-from tierline.learning.compute import Backprop, Fitted, Gradient, Job, Match
+from tierline.learning.compute import Backprop, Drawn, Fitted, Gradient, Job, Match
 from tierline.learning.effects import Effects
 
 State = Mapping[str, Array | int | float]
@@ -143,6 +143,12 @@ class Trainer(Protocol):
     def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays: ...
 
     def backward(self, token: int, gradients: Arrays) -> Backprop: ...
+
+    def draw(self, job: Job, step: int) -> Drawn: ...
+
+    def forget(self) -> None:
+        """Drop what tokens name: the turn that used them was given up."""
+        ...
 
 
 class Topology(Protocol):

@@ -17,7 +17,7 @@ from tierline.core.errors import ConfigError
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.cast import SERVER, federation, peers, worker_ids
 from tierline.learning.compute import Job
-from tierline.learning.rule import Rule, Topology
+from tierline.learning.rule import Rule, Topology, Trainer
 from tierline.models.data.dataset import Dataset
 from tierline.models.train.population import Population
 
@@ -56,6 +56,11 @@ class Scene:
 
     def batch(self, node: NodeId, round: int) -> Arrays:
         return self.population.batch(node, round, self.setting.train.batch_size, self.draws)
+
+    @property
+    def trainers(self) -> Mapping[NodeId, Trainer]:
+        """By node; a server has no samples, and computes on what is sent to it."""
+        return self.population.trainers | ({SERVER: self.population.root} if self.has_server else {})
 
     @property
     def has_server(self) -> bool:

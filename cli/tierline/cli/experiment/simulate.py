@@ -12,7 +12,7 @@ from tierline.cli.experiment.record import Row
 from tierline.cli.experiment.scene import scene
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
-from tierline.learning.compute import Fitted, Gradient
+from tierline.learning.compute import LOGITS, LOSS, Fitted, Gradient
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.rule import Rule, State
@@ -42,7 +42,7 @@ def simulate(
     losses = _Losses()
     driver = Memory(
         stage.rules,
-        stage.population.trainers,
+        stage.trainers,
         stage.topology,
         stage.population.start,
         lr=stage.lr,
@@ -101,6 +101,9 @@ class _Losses:
         if isinstance(answer, Fitted | Gradient):
             self._total += answer.loss * answer.num_samples
             self._weight += answer.num_samples
+        elif isinstance(answer, Mapping) and LOSS in answer:
+            self._total += float(answer[LOSS]) * len(answer[LOGITS])
+            self._weight += len(answer[LOGITS])
 
     def take(self) -> float | None:
         mean = self._total / self._weight if self._weight else None

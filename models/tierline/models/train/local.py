@@ -18,20 +18,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, softmax
 
 from tierline.core.arrays import Params
 from tierline.core.errors import DataError, ShapeMismatch
 from tierline.core.rng import Key
 from tierline.core.types import Array, Arrays
-from tierline.learning.compute import INPUTS, LABELS, LOGITS, Backprop, Fitted, Gradient, Job, Match
+from tierline.learning.compute import INPUTS, LABELS, LOGITS, Drawn, Fitted, Gradient, Job, Match
 from tierline.learning.errors import RuleError
-from tierline.models.train.flat import FlatModel, named_outputs, to_arrays, to_tensor
+from tierline.models.train.flat import FlatModel, to_arrays, to_tensor
+from tierline.models.train.tape import Loss, Tape
 from tierline.models.train.torch_process import one_thread
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Mean loss of logits (B, ...) on labels (B, ...)."""
 
 _CHUNK = 1024
 """Samples that go through the model at once; gradients of larger batches add up over chunks."""
@@ -39,17 +36,18 @@ _CHUNK = 1024
 _ADAM_1, _ADAM_2, _ADAM_EPS = 0.9, 0.999, 1e-8
 
 
-class LocalTrainer:
-    """Computes on the samples `rows` of `inputs` (S, ...) and `labels` (S, ...); all of them where `rows` is None."""
+class LocalTrainer(Tape):
+    """Computes on the samples `rows` of `inputs` (S, ...) and `labels` (S, ...); all of them where `rows` is None.
+    A node without samples runs Sections on what others send."""
 
     def __init__(
         self, model: FlatModel, inputs: Tensor, labels: Tensor, rows: Array | None = None, *, loss: Loss = cross_entropy
     ) -> None:
-        self._model, self._inputs, self._labels, self._loss = model, inputs, labels, loss
+        super().__init__(model, loss)
+        self._inputs, self._labels = inputs, labels
         self._rows = torch.arange(len(labels)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
-        if len(self._rows) == 0 or len(inputs) != len(labels):
-            raise DataError(f"trainer: {len(self._rows)} samples, {len(inputs)} inputs and {len(labels)} labels")
-        self._tape: dict[int, tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]] = {}
+        if len(inputs) != len(labels):
+            raise DataError(f"trainer: {len(inputs)} inputs and {len(labels)} labels")
 
     @property
     def num_samples(self) -> int:
@@ -58,6 +56,7 @@ class LocalTrainer:
     def gradient(self, at: Params, batch: Arrays, terms: tuple[Match, ...] = ()) -> Gradient:
         """See `learning.compute.GradientAt`; the batch holds `inputs` and `labels`. Raises ShapeMismatch."""
         if not batch:
+            self._need_samples()
             inputs, labels = self._inputs[self._rows], self._labels[self._rows]
         else:
             inputs, labels = to_tensor(_need(batch, INPUTS)), to_tensor(_need(batch, LABELS))
@@ -73,6 +72,7 @@ class LocalTrainer:
 
     def fit(self, start: Params, job: Job) -> Fitted:
         """See `learning.compute.Job`. Raises ShapeMismatch, and DataError where the loss is not finite any more."""
+        self._need_samples()
         model = self._model
         model.load(start)
         first = model.values.clone() if job.proximal else None
@@ -98,43 +98,18 @@ class LocalTrainer:
                 num_steps += 1
         return Fitted(model.read(), total / num_seen, self.num_samples, num_steps)
 
-    def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays:
-        """See `learning.compute.Forward`. Raises RuleError for a token in use."""
-        if token in self._tape:
-            raise RuleError(f"forward: token {token} is in use; call backward first, or number it otherwise")
-        # Copies of its own, since the shared buffer may hold another model by the time of `backward`.
-        values = {name: to_tensor(value).requires_grad_() for name, value in at.items()}
-        given = {name: to_tensor(array) for name, array in inputs.items()}
-        for tensor in given.values():
-            tensor.requires_grad_(tensor.is_floating_point())
-        args, by_name = (tuple(given.values()), {}) if len(given) == 1 else ((), given)
-        self._model.module.train()
-        with one_thread():
-            outputs = named_outputs(functional_call(self._model.module, values, args, by_name))
-        self._tape[token] = values, given, outputs
-        return to_arrays(outputs)
-
-    def backward(self, token: int, gradients: Arrays) -> Backprop:
-        """See `learning.compute.Backward`. Raises RuleError for a token or an output that is not there."""
-        if token not in self._tape:
-            raise RuleError(f"backward: nothing was run forward under token {token}")
-        values, given, outputs = self._tape.pop(token)
-        missing = gradients.keys() - outputs.keys()
-        if missing:
-            raise RuleError(f"backward: the model has no output {', '.join(sorted(missing))}")
-        names = sorted(gradients)
-        by = [*values.values(), *(t for t in given.values() if t.requires_grad)]
-        with one_thread():
-            grads = torch.autograd.grad(
-                [outputs[name] for name in names],
-                by,
-                [to_tensor(gradients[name]) for name in names],
-                allow_unused=True,
-            )
-        filled = [torch.zeros_like(t) if g is None else g for t, g in zip(by, grads, strict=True)]
-        found = Params.from_arrays(to_arrays(dict(zip(values, filled, strict=False))))
-        floats = [name for name, t in given.items() if t.requires_grad]
-        return Backprop(found, to_arrays(dict(zip(floats, filled[len(values) :], strict=True))))
+    def draw(self, job: Job, step: int) -> Drawn:
+        """See `learning.compute.Draw`. Raises RuleError for a step that the job does not have."""
+        self._need_samples()
+        size = min(job.batch_size or self.num_samples, self.num_samples)
+        per_epoch = -(-self.num_samples // size)
+        num_steps = job.num_steps or job.epochs * per_epoch
+        if not 0 <= step < num_steps:
+            raise RuleError(f"draw: step {step} of a job of {num_steps}")
+        epoch, place = divmod(step, per_epoch)
+        rows = self._rows[self._order(job, epoch)[place * size : (place + 1) * size]]
+        batch = to_arrays({INPUTS: self._inputs[rows], LABELS: self._labels[rows]})
+        return Drawn(batch, num_steps - 1 - step, self.num_samples)
 
     def _differentiate(self, inputs: Tensor, labels: Tensor, terms: tuple[Match, ...], places: Tensor) -> float:
         """Leave the gradient of the mean loss in the model's buffer; returns the loss. `places` are rows of targets."""
@@ -159,11 +134,17 @@ class LocalTrainer:
         left = job.num_steps
         epoch = 0
         while epoch < job.epochs if left is None else left > 0:
-            order = torch.from_numpy(job.key.child(f"epoch {epoch}").permutation(self.num_samples))
-            batches = torch.split(order, size)[:left]
+            batches = torch.split(self._order(job, epoch), size)[:left]
             yield from batches
             left = None if left is None else left - len(batches)
             epoch += 1
+
+    def _order(self, job: Job, epoch: int) -> Tensor:
+        return torch.from_numpy(job.key.child(f"epoch {epoch}").permutation(self.num_samples))
+
+    def _need_samples(self) -> None:
+        if self.num_samples == 0:
+            raise DataError("trainer: this node has 0 samples of its own")
 
 
 @torch.no_grad()

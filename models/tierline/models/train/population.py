@@ -53,6 +53,8 @@ class Population:
         self.trainers: dict[NodeId, LocalTrainer] = {
             me: LocalTrainer(self._model, self._images, self._labels, rows) for me, rows in self._rows.items()
         }
+        self.root = LocalTrainer(self._model, self._images, self._labels, np.empty(0, np.int64))
+        """Of a server: it has no samples, and runs its Section of a cut model."""
 
     def batch(self, node: NodeId, round: int, size: int | None, run: str) -> Arrays:
         """The `round`-th batch of a node: its samples in an order of their own per epoch. Empty, which stands for all

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from tierline.models.zoo._staged import Stage, Staged
 
-class Mlp(nn.Module):
+
+class Mlp(Staged):
     """`features` is what the last layer reads."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, *, hidden: Sequence[int] = (64,)) -> None:
@@ -23,8 +26,9 @@ class Mlp(nn.Module):
         widths = [math.prod(input_shape), *hidden, num_classes]
         self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(widths)])
 
-    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        features_BD = torch.flatten(images_BCHW, 1)
-        for layer in list(self.layers)[:-1]:
-            features_BD = relu(layer(features_BD))
-        return {"features": features_BD, "logits": self.layers[-1](features_BD)}
+    def stages(self) -> Sequence[Stage]:
+        return [(f"layers.{i}", partial(self._dense, i)) for i in range(len(self.layers))]
+
+    def _dense(self, i: int, x_BD: Tensor) -> Tensor:
+        y_BD: Tensor = self.layers[i](torch.flatten(x_BD, 1))
+        return relu(y_BD) if i + 1 < len(self.layers) else y_BD

@@ -9,12 +9,16 @@ Status: checked (number of parameters).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import max_pool2d, relu
 
+from tierline.models.zoo._staged import Stage, Staged
 
-class MnistCnn(nn.Module):
+
+class MnistCnn(Staged):
     """For images (C, H, W) whose sides divide by four."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
@@ -25,8 +29,10 @@ class MnistCnn(nn.Module):
         self.hidden = nn.Linear(64 * (height // 4) * (width // 4), 512)
         self.out = nn.Linear(512, num_classes)
 
-    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        x = max_pool2d(relu(self.conv1(images_BCHW)), 2)
-        x = max_pool2d(relu(self.conv2(x)), 2)
-        features_BD = relu(self.hidden(torch.flatten(x, 1)))
-        return {"features": features_BD, "logits": self.out(features_BD)}
+    def stages(self) -> Sequence[Stage]:
+        return [
+            ("conv1", lambda x_BCHW: max_pool2d(relu(self.conv1(x_BCHW)), 2)),
+            ("conv2", lambda x_BCHW: max_pool2d(relu(self.conv2(x_BCHW)), 2)),
+            ("hidden", lambda x_BCHW: relu(self.hidden(torch.flatten(x_BCHW, 1)))),
+            ("out", self.out),
+        ]
