@@ -4,7 +4,7 @@ In a round every worker in turn gets the device's part, trains it together with 
 hands it back. Labels go up with the activations, or stay on the device with the last layers (U-shaped).
 Gupta and Raskar, "Distributed learning of deep neural network over multiple agents", JNCA 2018; Vepakomma et al.,
 "Split learning for health: Distributed deep learning without sharing raw patient data", 2018, for the U shape.
-    values per round:  2 p q + 2 K |W_device|    (p samples in the job, q the width of the cut; the U shape has two cuts)
+    values per round:  2 p q + 2 K |W_device|    (p samples in the job, q the width of the cut, of both in the U shape)
 Deviations: weights are handed on through the root, which keeps the whole model. Optimisers start fresh with each visit,
 on both sides, so that a round is what a fit of the uncut network on each worker's samples in turn would be.
 Status: checked (equal to the uncut network's fits; traffic by the formula; no labels in a message of the U shape).
