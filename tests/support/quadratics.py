@@ -74,9 +74,6 @@ class Quadratic:
         batch = {"inputs": np.zeros((1, 1), np.float32), "labels": np.zeros(1, np.int64)}
         return Drawn(batch, num_steps - 1 - step, self.num_samples)
 
-    def forget(self) -> None:
-        self.tape.clear()
-
     def _count(self) -> None:
         self.num_calls += 1
         if self.num_calls == self.fails_at:

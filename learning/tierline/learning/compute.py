@@ -115,8 +115,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forward:
-    """Run the Section that `at` names on `inputs`, and remember under `token` what `Backward` needs. With `labels`
-    among the inputs, the outputs hold `loss` too."""
+    """Run the Section that `at` names on `inputs`, and remember under `token` what `Backward` needs, in place of
+    what a turn that was given up may have left there. With `labels`
+    among the inputs, the outputs hold a loss for each logits: `loss` for `logits`, `local/loss` for `local/logits`."""
 
     at: Params
     token: int

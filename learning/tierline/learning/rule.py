@@ -146,10 +146,6 @@ class Trainer(Protocol):
 
     def draw(self, job: Job, step: int) -> Drawn: ...
 
-    def forget(self) -> None:
-        """Drop what tokens name: the turn that used them was given up."""
-        ...
-
 
 class Topology(Protocol):
     """Who talks to whom, and how much each counts; it may change from round to round, and come back."""

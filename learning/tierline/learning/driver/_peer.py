@@ -110,8 +110,6 @@ class Peer:
         running, self.running = self.running, None
         running.generator.close()
         self.rule.load(running.before)
-        if self.trainer is not None:
-            self.trainer.forget()
 
     def arrived(self, running: Running, wait: Wait) -> dict[NodeId, tuple[Mark, Message]]:
         """The messages that `wait` may take, one of each sender, in the order of arrival."""

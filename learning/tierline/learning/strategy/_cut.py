@@ -108,9 +108,9 @@ class Cut:
         payload = codec_for(self.codec).encode(values.astype(np.float32, copy=False), seed=int(key.bits(1)[0]))
         return packed(Compressed(values.shape, 0, {"x": payload}))
 
-    def decoded(self, message: Message, shape: tuple[int, ...] | None = None) -> Array:
+    def decoded(self, message: Message, shape: tuple[int, ...] | None = None, *, name: str = "x") -> Array:
         """What `coded` made of an array, of `shape` where it is known. Raises BadFrame, CorruptPayload."""
-        payload = unpacked(message.get("x"), ()).payloads.get("x")
+        payload = unpacked(message.get(name), ()).payloads.get("x")
         if payload is None or not payload.shape or (shape is not None and payload.shape != shape):
             found = "nothing" if payload is None else f"an array {list(payload.shape)}"
             raise BadFrame(f"split: a message holds {found} where {list(shape or ())} was expected")

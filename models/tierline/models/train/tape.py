@@ -35,9 +35,7 @@ class Tape:
         self._tape: dict[int, tuple[_Tensors, _Tensors, _Tensors]] = {}
 
     def forward(self, at: Params, token: int, inputs: Arrays) -> Arrays:
-        """See `learning.compute.Forward`. Raises RuleError for a token in use, and for parameters of no Section."""
-        if token in self._tape:
-            raise RuleError(f"forward: token {token} is in use; call backward first, or number it otherwise")
+        """See `learning.compute.Forward`. Raises RuleError for parameters of no Section."""
         options = {} if at.layout == self._model.layout else self._places(at)
         # Copies of its own, since the shared buffer may hold another model by the time of `backward`.
         values = {name: to_tensor(value).requires_grad_() for name, value in at.items()}
@@ -50,9 +48,10 @@ class Tape:
         with one_thread():
             outputs = named_outputs(functional_call(self._model.module, values, args, by_name))
             if labels is not None:
-                if LOGITS not in outputs:
+                exits = [name.removesuffix(LOGITS) for name in outputs if name.rpartition("/")[2] == LOGITS]
+                if not exits:
                     raise RuleError(f"forward: labels for a Section without logits; it has {', '.join(outputs)}")
-                outputs[LOSS] = self._loss(outputs[LOGITS], labels)
+                outputs |= {f"{name}{LOSS}": self._loss(outputs[f"{name}{LOGITS}"], labels) for name in exits}
         self._tape[token] = values, given, outputs
         return to_arrays(outputs)
 
@@ -77,10 +76,6 @@ class Tape:
         found = Params.from_arrays(to_arrays(dict(zip(values, filled, strict=False))))
         floats = [name for name, t in given.items() if t.requires_grad]
         return Backprop(found, to_arrays(dict(zip(floats, filled[len(values) :], strict=True))))
-
-    def forget(self) -> None:
-        """Drop everything that is remembered."""
-        self._tape.clear()
 
     def _places(self, at: Params) -> dict[str, Any]:
         """Which stages a Section holds, as options of the module's `forward`."""
