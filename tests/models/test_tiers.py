@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tierline.core import catalog
-from tierline.core.errors import BadFrame
+from tierline.core.arrays import Params
+from tierline.core.errors import BadFrame, ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids
@@ -95,7 +96,14 @@ def test_joint_training_over_the_links_is_that_of_one_process(job: Job, how: dic
     start = {name: p.detach().numpy() for name, p in model.named_parameters()}
     moved = [np.abs(expected[name] - start[name]).max() for name in expected if name.endswith("weight")]
     assert min(moved) > 1e-3
-    assert max(float(np.abs(found[name] - expected[name]).max()) for name in expected) < 2e-4
+    assert max(float(np.abs(found[name] - expected[name]).max()) for name in expected) < 1e-5
+
+
+def test_a_model_that_is_no_ddnn_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no tensors of its own for worker-0; .* devices\.0\."):
+        rules = federation("ddnn", 1, {})
+        x = Params.from_arrays({"w": np.zeros(2, np.float32)})
+        Memory(rules, {}, catalog.make("topology", "star"), x, lr=lambda _: 0.1)
 
 
 def test_rows_that_no_device_sends_are_refused() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tierline.core.arrays import Params
-from tierline.core.errors import BadFrame
+from tierline.core.errors import BadFrame, ConfigError
 from tierline.core.types import Array, NodeId
 from tierline.learning.compute import INPUTS, LABELS, LOGITS, LOSS, Job
 from tierline.learning.descent import Descent
@@ -41,7 +41,7 @@ class Server(Half):
         self._cut, self._weights = Cut(codec=codec), dict(exit_weights or {})
 
     def start(self, x: Params, node: NodeInfo) -> None:
-        self.x = _part(x, lambda name: not name.startswith("devices."))
+        self.x = _part(x, node, lambda name: not name.startswith("devices."))
 
     def turn(self, t: Turn) -> Effects[None]:
         x, descent, left, step = self.x.copy(), Descent(t.job), 1, 0
@@ -89,7 +89,7 @@ class Worker(Half):
 
     def start(self, x: Params, node: NodeInfo) -> None:
         mine = f"devices.{node.nodes.index(node.me) - 1}."
-        self.x = _part(x, lambda name: name.startswith(mine))
+        self.x = _part(x, node, lambda name: name.startswith(mine))
 
     def turn(self, t: Turn) -> Effects[None]:
         x, descent, left, step = self.x.copy(), Descent(t.job), 1, 0
@@ -114,8 +114,14 @@ class Worker(Half):
         self.x = x
 
 
-def _part(x: Params, belongs: Callable[[str], bool]) -> Params:
-    return Params.from_arrays({name: value for name, value in x.items() if belongs(name)})
+def _part(x: Params, node: NodeInfo, belongs: Callable[[str], bool]) -> Params:
+    own = {name: value for name, value in x.items() if belongs(name)}
+    if not own:
+        raise ConfigError(
+            f"ddnn: the model has no tensors of its own for {node.me}; the names of those of a DDNN's devices begin with "
+            "devices.0. and so on"
+        )
+    return Params.from_arrays(own)
 
 
 def _shared(t: Turn) -> Job:
