@@ -118,8 +118,8 @@ def _part(x: Params, node: NodeInfo, belongs: Callable[[str], bool]) -> Params:
     own = {name: value for name, value in x.items() if belongs(name)}
     if not own:
         raise ConfigError(
-            f"ddnn: the model has no tensors of its own for {node.me}; the names of those of a DDNN's devices begin with "
-            "devices.0. and so on"
+            f"ddnn: the model has no tensors of its own for {node.me}; a DDNN has some, called devices.0. "
+            "and so on, one number per worker"
         )
     return Params.from_arrays(own)
 
