@@ -7,6 +7,7 @@ samples; one that asks for a fit leaves the samples to the Trainer, and says how
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -179,3 +180,12 @@ class Drawn:
     num_left: int
     num_samples: int
     """Of the node, each counted once: its weight in federated averages."""
+
+
+def loss_of(answer: object) -> tuple[float, int] | None:
+    """Mean training loss that an answer of a Trainer tells, and over how many samples."""
+    if isinstance(answer, Fitted | Gradient):
+        return answer.loss, answer.num_samples
+    if isinstance(answer, Mapping) and LOSS in answer and LOGITS in answer:
+        return float(answer[LOSS]), len(answer[LOGITS])
+    return None

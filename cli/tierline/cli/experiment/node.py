@@ -68,8 +68,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
     start = stage.population.start
     task = _task(stage, spec.run, experiment.measure.metrics, experiment.measure.every)
     nodes = [
-        LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal)
-        for me in map(NodeId, spec.nodes)
+        LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in map(NodeId, spec.nodes)
     ]
     max_letter_bytes = _LETTER_MODELS * start.flat.nbytes + (1 << 20)
     office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes)

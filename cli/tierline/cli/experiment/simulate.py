@@ -12,7 +12,7 @@ from tierline.cli.experiment.record import Row
 from tierline.cli.experiment.scene import scene
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
-from tierline.learning.compute import LOGITS, LOSS, Fitted, Gradient
+from tierline.learning.compute import loss_of
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.rule import Rule, State
@@ -98,12 +98,11 @@ class _Losses:
         self._total = self._weight = 0.0
 
     def watch(self, node: NodeId, round: int, answer: object) -> None:
-        if isinstance(answer, Fitted | Gradient):
-            self._total += answer.loss * answer.num_samples
-            self._weight += answer.num_samples
-        elif isinstance(answer, Mapping) and LOSS in answer:
-            self._total += float(answer[LOSS]) * len(answer[LOGITS])
-            self._weight += len(answer[LOGITS])
+        told = loss_of(answer)
+        if told is not None:
+            loss, num_samples = told
+            self._total += loss * num_samples
+            self._weight += num_samples
 
     def take(self) -> float | None:
         mean = self._total / self._weight if self._weight else None

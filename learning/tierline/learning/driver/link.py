@@ -18,7 +18,7 @@ from tierline.core.errors import BadFrame, CodecError, NodeFailed, PeerRejected,
 from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
-from tierline.learning.compute import Compute, Fitted, Gradient, Job
+from tierline.learning.compute import Compute, Job, loss_of
 from tierline.learning.driver._gather import Gather, check_total
 from tierline.learning.driver._near import Near, is_directed, seat
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
@@ -127,8 +127,9 @@ class LinkNode:
     def computed(self, answer: object, now_ns: int) -> None:
         """The Trainer's answer."""
         self.compute = None
-        if isinstance(answer, Fitted | Gradient):
-            self._losses.append((answer.loss, answer.num_samples))
+        loss = loss_of(answer)
+        if loss is not None:
+            self._losses.append(loss)
         self._go_on(answer, now_ns)
 
     def tick(self, now_ns: int) -> None:
