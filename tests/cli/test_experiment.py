@@ -284,7 +284,7 @@ def test_an_arm_that_names_another_algorithm_takes_none_of_the_old_options(file:
     assert settings["avg"].train.rounds == 9 and settings["ring"].train.rounds == 6
 
 
-@pytest.mark.parametrize("name", ["byzantine.toml", "digits.toml", "mcmahan-mnist-cnn.toml"])
+@pytest.mark.parametrize("name", ["byzantine.toml", "digits.toml", "mcmahan-mnist-cnn.toml", "split.toml"])
 def test_the_examples_are_whole(name: str) -> None:
     experiment, settings = read(ROOT / "examples" / "experiments" / name, [])
     check_claims(experiment.expect, list(settings))
