@@ -206,7 +206,8 @@ def test_version_2_steps_with_each_batch_of_each_worker() -> None:
     assert np.abs(found[root] - x.flat[root]).max() < 1e-6
 
 
-@pytest.mark.parametrize("labels", ["root", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["root", "device"])
 def test_eight_bits_per_value_cost_less_than_a_point_on_digits(labels: str) -> None:
     ids = worker_ids(2)
     nodes = Population(load("digits"), ids, partition={"name": "iid"}, model=MLP | {"hidden": [32, 32]}, seed=0)
