@@ -161,7 +161,7 @@ def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_doctor_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "cached", lambda: None)
-    monkeypatch.setattr(build, "compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(build, "compiler", lambda: ("/usr/bin/c++",))
     assert (kernels().state, kernels().found) == ("ok", "the first use compiles them with /usr/bin/c++")
 
 

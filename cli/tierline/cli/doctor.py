@@ -113,7 +113,7 @@ def kernels() -> Check:
     try:
         path = build.cached()
         if path is None:
-            return Check("kernels", "ok", f"the first use compiles them with {build.compiler()}")
+            return Check("kernels", "ok", f"the first use compiles them with {' '.join(build.compiler())}")
         ctypes.CDLL(str(path))
     except (build.BuildError, OSError) as error:
         fix = "install g++ or clang: compiled codecs are several times faster"

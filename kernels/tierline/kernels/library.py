@@ -48,6 +48,7 @@ class Loader:
         self._loaded: ctypes.CDLL | None = None
         self._builder: threading.Thread | None = None
         self._failure = ""
+        self._rebuilt = False
         self._lock = threading.Lock()
 
     @property
@@ -64,34 +65,58 @@ class Loader:
 
     def _settle(self, wait: bool) -> None:
         try:
-            path = build.cached()
-            if path is None and wait:
-                path = build.library()
-            if path is None and self._builder is None:
-                build.compiler()
-                self._builder = threading.Thread(target=self._build, name="kernels-build", daemon=True)
-                self._builder.start()
-                return
-            if path is None:
-                raise build.BuildError(self._failure)
-            self._loaded = ctypes.CDLL(str(path))
-        except (build.BuildError, OSError) as error:
+            while self._loaded is None and (path := self._find(wait)):
+                self._load(path)
+        except build.BuildError as error:
             if self._choice == "cpu":
                 raise
             self._settled = True
             warnings.warn(f"codecs run in NumPy, which is slower: {error}", RuntimeWarning, stacklevel=4)
-        self._settled = True
+        self._settled = self._settled or self._loaded is not None
+
+    def _find(self, wait: bool) -> Path | None:
+        """The library's file; None while it is built in the background. Raises BuildError."""
+        path = build.cached()
+        if path is None and wait:
+            return build.library()
+        if path is None and self._builder is None:
+            build.compiler()
+            self._builder = threading.Thread(target=self._build, name="kernels-build", daemon=True)
+            self._builder.start()
+            return None
+        if path is None and self._builder is not None and not self._builder.is_alive():
+            path = build.cached()  # the build may have ended since the first look
+            if path is None:
+                raise build.BuildError(self._failure)
+        return path
+
+    def _load(self, path: Path) -> None:
+        """A file that is no library of this system is removed, and built anew once. Raises BuildError."""
+        try:
+            self._loaded = ctypes.CDLL(str(path))
+        except OSError as error:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:  # it would be found again
+                self._rebuilt = True
+            if self._rebuilt:
+                raise build.BuildError(f"the library that was built does not load: {error}") from None
+            self._rebuilt, self._builder = True, None
 
     def _build(self) -> None:
         """In a process of its own, which goes on if this one ends."""
-        done = subprocess.run(
-            build_command(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                build_command(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                start_new_session=True,
+                check=False,
+            )
+        except OSError as error:
+            self._failure = str(error)
+            return
         self._failure = done.stderr.strip() or f"the build ended with status {done.returncode}"
 
 
