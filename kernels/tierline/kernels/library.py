@@ -199,8 +199,13 @@ def as_rows(x_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
+def readable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as kernels read it: contiguous and aligned; a copy only where it is not."""
+    return np.ascontiguousarray(array) if array.flags.aligned else array.copy()
+
+
 def address(array: npt.NDArray[Any]) -> int:
-    """Where an array's first value lies; the array must be contiguous and outlive the call."""
+    """Where an array's first value lies; the array must be contiguous, aligned and outlive the call."""
     place: int = array.__array_interface__["data"][0]
     return place
 
