@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tierline.kernels import affine, bitplane, build
-from tierline.kernels.library import Buffer, Loader, address, library, pointer
+from tierline.kernels.library import Buffer, Loader, UnknownChoice, address, library, pointer, readable
 from tierline.kernels.numpy import affine as affine_oracle
 from tierline.kernels.numpy import bitplane as bitplane_oracle
 
@@ -187,7 +187,7 @@ def _builder(source: Path) -> list[str]:
 
 
 def test_an_unknown_choice_is_named() -> None:
-    with pytest.raises(build.BuildError, match="TIERLINE_KERNELS='gpu'"):
+    with pytest.raises(UnknownChoice, match="TIERLINE_KERNELS='gpu'"):
         Loader("gpu")
 
 
@@ -195,6 +195,15 @@ def test_a_pointer_is_where_the_values_lie() -> None:
     x_B = np.arange(12.0, dtype=np.float32)
     for array in (x_B, x_B[3:], x_B.reshape(3, 4)):
         assert getattr(pointer(array), "value", pointer(array)) == address(array) == array.ctypes.data
+
+
+def test_kernels_read_aligned_arrays_and_copy_no_others() -> None:
+    good = np.arange(12.0, dtype=np.float32)
+    assert readable(good) is good
+    odd = np.empty(good.nbytes + 1, np.uint8)[1:].view(np.float32)
+    odd[...] = good
+    assert readable(odd).flags.carray and readable(odd).tolist() == good.tolist()
+    assert readable(good[::2]).flags.carray
 
 
 @pytest.mark.parametrize("num_bytes", [1, 8192, 8193])

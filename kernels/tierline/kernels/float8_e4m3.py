@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ctypes import byref, c_int
 
-import numpy as np
-
 from tierline.kernels import scaled
 from tierline.kernels.library import Buffer, binder, pointer, readable
 from tierline.kernels.numpy import float8_e4m3 as oracle

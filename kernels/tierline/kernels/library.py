@@ -37,12 +37,16 @@ _TYPES: dict[str, Any] = {
 }
 
 
+class UnknownChoice(build.BuildError):
+    """`TIERLINE_KERNELS` says what it cannot."""
+
+
 class Loader:
     """Settles once whether there is a library; until then there is none, and every call looks again."""
 
     def __init__(self, choice: str = "auto") -> None:
         if choice not in CHOICES:
-            raise build.BuildError(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
+            raise UnknownChoice(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
         self._choice = choice
         self._settled = choice == "numpy"
         self._loaded: ctypes.CDLL | None = None
