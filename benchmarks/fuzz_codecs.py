@@ -182,7 +182,7 @@ def sanitized() -> None:
     """Run this script again with the sanitizers' libraries in front, or use kernels compiled with them if so run."""
     if "LD_PRELOAD" not in os.environ:
         found = [
-            subprocess.run([build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+            subprocess.run([*build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
             for name in ("libasan.so", "libubsan.so")
         ]
         os.environ |= {

@@ -18,7 +18,16 @@ from tierline.cli.trial import codec as trial
 from tierline.core import catalog
 from tierline.core.coding import codec_for
 from tierline.core.errors import MissingDependency
-from tierline.kernels import build, cubin
+from tierline.kernels import affine, build, cubin, library
+
+AGENT = """schema = 1
+[node]
+id = "orin-1"
+parent = "127.0.0.1:7443"
+[[source]]
+view = "cam-1"
+uri = "folder:./samples"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -134,10 +143,14 @@ def test_kernels_build_makes_cubins_too(capsys: Any, monkeypatch: pytest.MonkeyP
     made.write_bytes(b"12345")
     monkeypatch.setattr(build, "library", lambda cxx=None: made)
     monkeypatch.setattr(cubin, "build", lambda targets: {t: made if t == "sm_87" else "refused" for t in targets})
-    _, out, _ = run(capsys, "kernels", "build", "--gpu", "sm_87", "--gpu", "sm_72", "--format", "json")
+    code, out, error = run(capsys, "kernels", "build", "--gpu", "sm_87", "--gpu", "sm_72", "--format", "json")
     assert [(row["target"], row["bytes"]) for row in json.loads(out)] == [("cpu", 5), ("sm_87", 5), ("sm_72", 0)]
-    _, out, _ = run(capsys, "kernels", "build", "--gpu", "all", "--format", "json")
+    assert (code, "--gpu sm_72: " in error) == (2, True)  # a target that was named
+    code, out, error = run(capsys, "kernels", "build", "--gpu", "all", "--format", "json")
     assert [row["target"] for row in json.loads(out)] == ["cpu", *cubin.TARGETS]
+    assert (code, error) == (0, "")
+    code, out, _ = run(capsys, "kernels", "build", "--gpu", "all", "--gpu", "sm_72", "--format", "json")
+    assert (code, [row["target"] for row in json.loads(out)]) == (2, ["cpu", *cubin.TARGETS, "sm_72"])
     code, _, error = run(capsys, "kernels", "build", "--gpu", "orin")
     assert (code, "--gpu orin" in error) == (2, True)
 
@@ -159,13 +172,55 @@ def test_the_doctor_says_why_numpy_serves(monkeypatch: pytest.MonkeyPatch) -> No
     assert (kernels().state, kernels().found) == ("fail", "TIERLINE_KERNELS=gpu")
 
 
-def test_the_doctor_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_compiles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "cached", lambda: None)
-    monkeypatch.setattr(build, "compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(build, "compiler", lambda: ("/usr/bin/c++",))
     assert (kernels().state, kernels().found) == ("ok", "the first use compiles them with /usr/bin/c++")
 
 
 def test_the_doctor_names_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "cached", lambda: tmp_path / "here.so")
+    assert kernels().fix == f"delete {tmp_path / 'here.so'}: the next use compiles it anew"
     monkeypatch.setattr(ctypes, "CDLL", lambda path: path)
     assert (kernels().state, kernels().found) == ("ok", f"compiled: {tmp_path / 'here.so'}")
+
+
+def test_a_cache_that_cannot_be_written_is_said(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(build, "compiler", lambda: ("c++",))
+    monkeypatch.delenv("TIERLINE_KERNELS", raising=False)
+    check = kernels()
+    assert (check.state, "Not a directory" in check.found, "TIERLINE_CACHE_DIR" in check.fix) == ("warn", True, True)
+    _, out, _ = run(capsys, "kernels", "show", "--format", "json")
+    assert json.loads(out)[0]["state"] == "warn"
+
+
+def test_kernels_build_with_what_is_no_compiler(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path))
+    code, _, error = run(capsys, "kernels", "build", "--cxx", "true")
+    assert (code, "wrote nothing" in error, len(error.splitlines())) == (13, True, 1)
+
+
+@pytest.fixture
+def asked_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A process that has not yet looked for kernels, and a cache that cannot be written."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(library, "_loaders", [])
+    monkeypatch.setattr(affine, "_compiled", library.binder(tl_affine_encode_cpu="ppnniinnu:i"))
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("choice", "code", "told"), [("banana", 2, "one of auto"), ("cpu", 13, "TIERLINE_CACHE_DIR")])
+@pytest.mark.parametrize("command", ["bench", "edge"])
+def test_kernels_that_cannot_be_had_are_one_line(
+    capsys: Any, asked_anew: pytest.MonkeyPatch, tmp_path: Path, choice: str, code: int, told: str, command: str
+) -> None:
+    asked_anew.setenv("TIERLINE_KERNELS", choice)
+    (tmp_path / "agent.toml").write_text(AGENT)
+    bench = ["bench", "codec", "--shape", "4x8", "--codec", "affine"]
+    words = bench if command == "bench" else ["edge", "run", "-c", str(tmp_path / "agent.toml")]
+    found, _, error = run(capsys, *words)
+    assert (found, told in error, len(error.splitlines())) == (code, True, 1), error

@@ -44,7 +44,7 @@ def test_float16_keeps_nan_and_infinities_and_overflows_to_them() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e38])
 def test_affine_refuses_values_without_a_place_on_its_scale(bad: float) -> None:
-    with pytest.raises(CodecError, match=r"affine: a value is NaN, infinite .* use float16 or raw"):
+    with pytest.raises(CodecError, match=r"affine: a value is NaN, infinite .* use bfloat16 or raw"):
         round_trip("affine", np.array([[0, 1], [2, bad]], np.float32))
 
 
@@ -56,7 +56,7 @@ def test_affine_bound_is_half_a_step() -> None:
 
 def test_affine_rows_with_impossible_headers_are_corrupt() -> None:
     spec = TensorSpec("float32", (2,))
-    for head in ("0000c07f0000803f", "000000000000807f", "00000000000080bf"):
+    for head in ("0000c07f0000803f", "000000800000803f", "000000000000807f", "00000000000080bf"):
         with pytest.raises(CorruptPayload, match="affine: a row's header"):
             catalog.make("codec", "affine").decode(
                 Payload("affine", "float32", (1, 2), bytes.fromhex(head + "0001")), spec

@@ -40,7 +40,7 @@ def test_float8_keeps_nan_saturates_and_refuses_infinities() -> None:
         equal_nan=True,
     )
     assert codec_for("float8_e4m3").max_error(np.array([[np.nan, 3, 500]], np.float32)) == 52.0
-    with pytest.raises(CodecError, match="float8_e4m3: a value is infinite; use float16 or raw"):
+    with pytest.raises(CodecError, match="float8_e4m3: a value is infinite; use bfloat16 or raw"):
         round_trip("float8_e4m3", SPECIAL)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,9 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def replayer(folder: Path, cxx: str) -> Path:
+def replayer(folder: Path, cxx: Sequence[str]) -> Path:
     made = folder / "replay"
-    subprocess.run([cxx, "-O1", str(SOURCE), "-o", str(made), "-ldl"], check=True, timeout=120)
+    subprocess.run([*cxx, "-O1", str(SOURCE), "-o", str(made), "-ldl"], check=True, timeout=120)
     return made
 
 
@@ -77,7 +78,7 @@ def test_aarch64_computes_the_same_bytes(calls: Path, tmp_path: Path) -> None:
     need(CROSS, QEMU_ARM)
     made = build.library(CROSS)
     assert made.name.startswith("aarch64-")
-    done = run(QEMU_ARM, "-L", SYSROOT, replayer(tmp_path, CROSS), made, calls)
+    done = run(QEMU_ARM, "-L", SYSROOT, replayer(tmp_path, [CROSS]), made, calls)
     assert (done.returncode, done.stdout, done.stderr) == (0, EQUAL, "")
 
 

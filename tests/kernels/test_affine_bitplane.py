@@ -151,6 +151,7 @@ def test_affine_refuses_values_without_a_place(bad: float) -> None:
         (0, 1e-45),
         (1e38, 1),
         (0, 1e36),
+        (-0.0, 1),
     ],
 )
 def test_affine_refuses_headers_that_no_encoder_writes(lo: float, scale: float) -> None:

@@ -68,7 +68,7 @@ def test_no_function_is_the_hosts_alone() -> None:
         cxx = build.compiler()
     except build.BuildError as error:
         pytest.skip(str(error))
-    command = [cxx, "-E", "-P", "-x", "c++", "-D__CUDACC__", "-I", str(build.SOURCE), "-"]
+    command = [*cxx, "-E", "-P", "-x", "c++", "-D__CUDACC__", "-I", str(build.SOURCE), "-"]
     unit = build.translation_unit()
     done = subprocess.run(command, input=unit, capture_output=True, text=True, timeout=60, check=True)
     heads = [line for line in done.stdout.splitlines() if re.match(r"[a-z_].*\(", line)]
@@ -100,9 +100,9 @@ def test_a_cubin_is_made_once(cache: Path, chain: Toolchain) -> None:
     assert path.parent == cache
     assert path.name.startswith("sm_87-")
     assert cubin.resources(path.with_suffix(".log").read_text())
-    marked = path.read_bytes() + b"kept"
-    path.write_bytes(marked)
-    assert cubin.cubin("sm_87", chain).read_bytes() == marked
+    stamp = path.stat().st_mtime_ns
+    assert cubin.cubin("sm_87", chain) == path
+    assert path.stat().st_mtime_ns == stamp
 
 
 def fake(answer: str | bytes, version: str = "1") -> Toolchain:
@@ -128,6 +128,18 @@ def test_without_a_toolchain_a_copied_cubin_serves(cache: Path, monkeypatch: pyt
         cubin.build()
     made = cubin.cubin("sm_87", fake(b"from elsewhere"))
     assert cubin.cubin("sm_87") == made
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fEL", b"garbage of another length"])
+def test_a_damaged_cubin_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes) -> None:
+    path = cubin.cubin("sm_87", fake(b"\x7fELF, and more"))
+    path.write_bytes(damage)
+    monkeypatch.setattr(cubin, "toolchains", lambda: ())
+    with pytest.raises(build.BuildError, match="no cubin for sm_87"):
+        cubin.cubin("sm_87")
+    damaged = path.rename(path.with_name(path.name.replace(".cubin", "0.cubin")))
+    assert cubin.cubin("sm_87", fake(b"\x7fELF, and more")).read_bytes() == b"\x7fELF, and more"
+    assert not damaged.exists()
 
 
 @pytest.mark.parametrize(

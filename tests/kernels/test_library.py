@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tierline.kernels import affine, bitplane, build
-from tierline.kernels.library import Buffer, Loader, address, library, pointer
+from tierline.kernels.library import Buffer, Loader, UnknownChoice, address, library, pointer, readable
 from tierline.kernels.numpy import affine as affine_oracle
 from tierline.kernels.numpy import bitplane as bitplane_oracle
 
@@ -96,6 +97,86 @@ def test_a_build_that_fails_in_the_background_leaves_numpy_with_its_reason(
     assert loader.is_settled
 
 
+def test_a_second_thread_waits_for_the_same_build(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks before there is a builder, and has the lock once there is one: that ends no search."""
+    ends = threading.Event()
+    monkeypatch.setattr(Loader, "_build", lambda self: ends.wait(60))
+    loader = Loader("auto")
+    loader._settle(False)
+    loader._settle(False)  # what a thread runs that was waiting for the lock
+    assert not loader.is_settled
+    made = build.library()
+    ends.set()
+    assert settled(loader) is not None
+    assert build.cached() == made
+
+
+def test_a_build_that_ends_between_two_looks_is_found(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loader, "_build", lambda self: None)
+    loader = Loader("auto")
+    assert loader.library() is None
+    loader._builder.join(60)
+    looks = iter([None, build.library()])
+    monkeypatch.setattr(build, "cached", lambda: next(looks))
+    assert loader.library() is not None
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, -1])
+def test_a_damaged_library_is_built_anew(small: Path, kept: float) -> None:
+    """Loading one that was cut would end the process."""
+    path = build.library()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else int(kept)])
+    assert build.cached() is None
+    loaded = Loader("cpu").library()
+    assert loaded is not None and loaded.answer() == 42
+    assert build.cached().read_bytes() == content
+
+
+def test_a_library_of_another_system_is_built_anew(small: Path) -> None:
+    good = build.library()
+    bad = build.named(good, b"no library of this system")
+    bad.write_bytes(b"no library of this system")
+    good.unlink()
+    assert build.cached() == bad
+    loaded = Loader("cpu").library()
+    assert loaded is not None and loaded.answer() == 42
+    assert not bad.exists()
+
+
+def test_a_library_that_never_loads_is_tried_twice(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "cached", lambda: None)
+    made = small / "never.so"
+    made.write_bytes(b"no library")
+    monkeypatch.setattr(build, "library", lambda: made)
+    with pytest.raises(build.BuildError, match="does not load"):
+        Loader("cpu").library()
+
+
+def test_without_a_home_the_cache_folder_is_asked_for(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.delenv("TIERLINE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert build.cached() is None
+    with pytest.raises(build.BuildError, match="TIERLINE_CACHE_DIR"):
+        Loader("cpu").library()
+
+
+def test_a_compiler_of_several_words(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = build.compiler()
+    monkeypatch.setenv("CXX", f"/usr/bin/env {words[0]}")
+    assert build.compiler() == ("/usr/bin/env", words[0])
+    assert build.library().is_file()
+
+
+def test_a_compiler_that_writes_nothing_is_named(small: Path) -> None:
+    with pytest.raises(build.BuildError, match="wrote nothing"):
+        build.library("true")
+
+
 def _builder(source: Path) -> list[str]:
     root = str(Path(build.__file__).parents[2])
     lines = (
@@ -106,7 +187,7 @@ def _builder(source: Path) -> list[str]:
 
 
 def test_an_unknown_choice_is_named() -> None:
-    with pytest.raises(build.BuildError, match="TIERLINE_KERNELS='gpu'"):
+    with pytest.raises(UnknownChoice, match="TIERLINE_KERNELS='gpu'"):
         Loader("gpu")
 
 
@@ -114,6 +195,15 @@ def test_a_pointer_is_where_the_values_lie() -> None:
     x_B = np.arange(12.0, dtype=np.float32)
     for array in (x_B, x_B[3:], x_B.reshape(3, 4)):
         assert getattr(pointer(array), "value", pointer(array)) == address(array) == array.ctypes.data
+
+
+def test_kernels_read_aligned_arrays_and_copy_no_others() -> None:
+    good = np.arange(12.0, dtype=np.float32)
+    assert readable(good) is good
+    odd = np.empty(good.nbytes + 1, np.uint8)[1:].view(np.float32)
+    odd[...] = good
+    assert readable(odd).flags.carray and readable(odd).tolist() == good.tolist()
+    assert readable(good[::2]).flags.carray
 
 
 @pytest.mark.parametrize("num_bytes", [1, 8192, 8193])

@@ -113,12 +113,22 @@ def kernels() -> Check:
     try:
         path = build.cached()
         if path is None:
-            return Check("kernels", "ok", f"the first use compiles them with {build.compiler()}")
-        ctypes.CDLL(str(path))
-    except (build.BuildError, OSError) as error:
-        fix = "install g++ or clang: compiled codecs are several times faster"
-        return Check("kernels", "fail" if choice == "cpu" else "warn", f"NumPy: {_first_line(error)}", fix)
-    return Check("kernels", "ok", f"compiled: {path}")
+            compiler, folder = " ".join(build.compiler()), build.cache_dir()
+            found, fix = f"the first use compiles them with {compiler}", ""
+            _, reason = _unwritable(folder)
+            if reason:
+                found, fix = f"NumPy: {folder}: {reason}", "name a writable folder in TIERLINE_CACHE_DIR"
+        else:
+            found, fix = f"compiled: {path}", ""
+            ctypes.CDLL(str(path))
+    except build.BuildError as error:
+        found = f"NumPy: {_first_line(error)}"
+        fix = "compiled codecs are several times faster: install g++ or clang, or do what the line says"
+    except OSError as error:
+        found, fix = f"NumPy: {_first_line(error)}", f"delete {path}: the next use compiles it anew"
+    if not fix:
+        return Check("kernels", "ok", found)
+    return Check("kernels", "fail" if choice == "cpu" else "warn", found, fix)
 
 
 def _loopback() -> Check:
@@ -131,15 +141,25 @@ def _loopback() -> Check:
 
 
 def _state(state_dir: Path) -> Check:
-    """Try in the folder, or in the nearest one above that exists: a check makes no folders."""
-    home = next(folder for folder in (state_dir, *state_dir.absolute().parents) if folder.is_dir())
-    try:
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        fix = f"make {home} writable, or set node.state_dir to another folder"
-        return Check("state folder", "fail", f"{state_dir}: {error.strerror}", fix)
+    nearest, reason = _unwritable(state_dir)
+    if reason:
+        fix = f"make {nearest} writable, or set node.state_dir to another folder"
+        return Check("state folder", "fail", f"{state_dir}: {reason}", fix)
     return Check("state folder", "ok", str(state_dir))
+
+
+def _unwritable(wanted: Path) -> tuple[Path, str]:
+    """The folder, or the nearest place above it that exists, and why nothing can be written there: empty if it can.
+
+    A check makes no folders.
+    """
+    places = (wanted, *wanted.absolute().parents)
+    nearest = next(place for place in places if os.path.exists(place))  # noqa: PTH110  (Path.exists may raise)
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return nearest, ""
+    except OSError as error:
+        return nearest, error.strerror or str(error)
 
 
 def _extras() -> Iterator[Check]:

@@ -63,17 +63,33 @@ def _run(argv: Sequence[str] | None, interrupts: Sequence[int]) -> int:
     except TierlineError as error:
         if interrupts:
             raise KeyboardInterrupt from None
-        print(f"tierline: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return error.exit_code
+        return _say(error, error.exit_code)
     except BrokenPipeError:  # `tierline ... | head`: nobody reads on
         sys.stdout = None
         return 0
-    except Exception:
+    except Exception as error:
         if interrupts:
             raise KeyboardInterrupt from None
+        if code := _code_of_kernels(error):
+            return _say(error, code)
         traceback.print_exc()
         print("tierline: this is a bug of tierline; please report it with the lines above", file=sys.stderr)
         return EXIT_BUG
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"tierline: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return code
+
+
+def _code_of_kernels(error: Exception) -> int:
+    """Exit code of an error of the kernels, which know no TierlineError; 0 of another. Imports nothing for it."""
+    library = sys.modules.get("tierline.kernels.library")
+    if library is None or not isinstance(error, library.build.BuildError):
+        return 0
+    from tierline.core.errors import ConfigError, MissingDependency
+
+    return (ConfigError if isinstance(error, library.UnknownChoice) else MissingDependency).exit_code
 
 
 if __name__ == "__main__":

@@ -44,14 +44,21 @@ class OneLine(logging.Formatter):
 
 
 def run_node(role: str, argv: Sequence[str]) -> int:
-    """Run one node until it is told to stop. Raises TierlineError."""
+    """Run one node until it is told to stop. Raises TierlineError, or BuildError for the kernels."""
     options = _parse(role, argv)
     config_module, load, node_module, run = _ROLES[role]
     config = getattr(importlib.import_module(config_module), load)(options.config, overrides=options.set).value
+    _settle_kernels()
     set_up_logging(config.node.id, options.log_level)
     runner: Runner = getattr(importlib.import_module(node_module), run)
     asyncio.run(serve(runner, config, options.stop_with_stdin))
     return 0
+
+
+def _settle_kernels() -> None:
+    """What was asked for cannot be had: said now, not at the first sample. Raises BuildError."""
+    if os.environ.get("TIERLINE_KERNELS", "auto") != "auto":
+        importlib.import_module("tierline.kernels.library").library()
 
 
 def set_up_logging(node: str, level: str) -> None:

@@ -40,7 +40,9 @@ class Codec(Protocol):
         ...
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
-        """Decode at most `max_rows` rows of `limit`'s dtype and shape, into `out` if given (C-contiguous, exact shape).
+        """Decode at most `max_rows` rows of `limit`'s dtype and shape, into `out` if given.
+
+        `out` is C-contiguous, aligned, writable and of exactly that shape.
 
         Everything is checked before anything is allocated. Raises CorruptPayload; `out` then holds anything.
         """

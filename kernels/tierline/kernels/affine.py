@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from numpy import ascontiguousarray
-
-from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, readable, uncleared
 from tierline.kernels.numpy import affine as oracle
 from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
 from tierline.kernels.numpy.affine_clip import num_dropped
@@ -25,7 +23,7 @@ def encode(
         return oracle.encode(as_rows(x_BV), bits, clip, dropped, num_streams, seed)
     num_rows = x_BV.shape[0]
     num_values = size // num_rows
-    x_BV = ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     num_bytes = num_rows * (HEADER_BYTES + (num_values * bits + 7) // 8)
     data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
     number = _CLIP_NUMBERS[clip]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from tierline.kernels.library import Buffer, binder, pointer
+from tierline.kernels.library import Buffer, binder, pointer, readable
 from tierline.kernels.numpy import bfloat16 as oracle
 from tierline.kernels.numpy.bfloat16 import Floats, row_bytes
 
@@ -21,7 +19,7 @@ def encode(x_BV: Floats) -> bytes:
     lib = _compiled()
     if lib is None or x_BV.size == 0:
         return oracle.encode(x_BV)
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     out = Buffer(row_bytes(x_BV.size))
     lib.tl_bfloat16_encode(pointer(x_BV), out.address, x_BV.size)
     return out.data

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from numpy import ascontiguousarray
-
-from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, uncleared
+from tierline.kernels.library import ZEROED_BYTES, as_rows, binder, pointer, readable, uncleared
 from tierline.kernels.numpy import bitplane as oracle
 from tierline.kernels.numpy.bitplane import Floats, row_bytes
 
@@ -21,7 +19,7 @@ def encode(x_BV: Floats) -> bytes:
         return oracle.encode(as_rows(x_BV))
     num_rows = x_BV.shape[0]
     num_values = size // num_rows
-    x_BV = ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     num_bytes = num_rows * ((num_values + 7) // 8)
     data: bytes = bytes(num_bytes) if num_bytes <= ZEROED_BYTES else uncleared(None, num_bytes)
     if lib.tl_bitplane_encode_cpu(pointer(x_BV), data, num_rows, num_values):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,21 +20,24 @@ LINK = ("-shared", "-fPIC")
 
 
 class BuildError(Exception):
-    """No library: no compiler, or the compiler's own words."""
+    """No library: no compiler, the compiler's own words, or no place to keep it."""
 
 
 def cache_dir() -> Path:
-    """`TIERLINE_CACHE_DIR`, else `tierline` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    """`TIERLINE_CACHE_DIR`, else `tierline` in `XDG_CACHE_HOME`, else in `~/.cache`. Raises BuildError."""
     if given := os.environ.get("TIERLINE_CACHE_DIR"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tierline"
+    except RuntimeError:  # a user without an entry in the system's list, as in some containers
+        raise BuildError("this user has no home folder; name a writable folder in TIERLINE_CACHE_DIR") from None
 
 
-def compiler() -> str:
-    """`CXX`, else the first of c++, g++, clang++ on PATH. Raises BuildError."""
+def compiler() -> tuple[str, ...]:
+    """Words of the command: `CXX`, else the first of c++, g++, clang++ on PATH. Raises BuildError."""
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and (path := shutil.which(name)):
-            return path
+        if name and shutil.which((words := _words(name))[0]):
+            return words
     raise BuildError("no C++ compiler on PATH; install g++ or clang, or set CXX")
 
 
@@ -44,21 +49,55 @@ def translation_unit() -> str:
 def cached() -> Path | None:
     """The newest library of these sources and flags that some compiler has made for this machine type."""
     try:
-        made = sorted(_folder().glob(f"{_stem(FLAGS)}-*.so"), key=lambda path: path.stat().st_mtime)
-    except OSError:
+        return whole(_folder(), _stem(FLAGS), ".so")
+    except BuildError:
         return None
-    return made[-1] if made else None
 
 
 def library(cxx: str | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
     """Path of the library of this compiler, built now unless the cache holds it. Raises BuildError."""
-    cxx = cxx or compiler()
-    version = _run([cxx, "--version"]).splitlines()[0]
-    machine = _run([cxx, "-dumpmachine"]).split("-")[0]  # of a cross compiler, not this one
-    path = _folder() / f"{_stem(flags, machine)}-{_digest(version)}.so"
-    if not path.is_file():
-        _compile(cxx, flags, path)
-    return path
+    command = _words(cxx) if cxx else compiler()
+    version = _run([*command, "--version"]).partition("\n")[0]
+    machine = _run([*command, "-dumpmachine"]).split("-")[0]  # of a cross compiler, not this one
+    start = f"{_stem(flags, machine)}-{_digest(version.encode())}"
+    return whole(_folder(), start, ".so") or _compile(command, flags, _folder(), start)
+
+
+def whole(folder: Path, start: str, suffix: str) -> Path | None:
+    """The newest file of this start that is what `named` says: one that was cut or damaged is as good as none.
+
+    Looked at before anybody loads it, for a library that was cut ends the process that loads it.
+    """
+    try:
+        made = sorted(folder.glob(f"{start}-*{suffix}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return next((path for path in made if named(path, path.read_bytes()) == path), None)
+    except OSError:
+        return None
+
+
+def named(path: Path, content: bytes) -> Path:
+    """`path` with the last part of its stem exchanged for the digest of `content`."""
+    return path.with_name(f"{path.stem.rpartition('-')[0]}-{_digest(content)}{path.suffix}")
+
+
+def store(path: Path, content: bytes) -> None:
+    """Written beside `path` and renamed, so that nobody meets half a file, nor after the power was cut."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        place = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
 
 
 def main() -> int:
@@ -75,31 +114,59 @@ def _folder() -> Path:
     return cache_dir() / "kernels"
 
 
+def _words(command: str) -> tuple[str, ...]:
+    """Of a command such as `ccache g++`; a path with spaces in it is one word where it names a program."""
+    if path := shutil.which(command):
+        return (path,)
+    try:
+        return tuple(shlex.split(command)) or (command,)
+    except ValueError as error:
+        raise BuildError(f"{command}: {error}; write CXX as a shell would take it") from None
+
+
 def _stem(flags: tuple[str, ...], machine: str = platform.machine()) -> str:
-    return f"{machine}-{_digest(*flags, *LINK, *(p.read_text() for p in sorted(SOURCE.glob('*.h'))))}"
+    texts = [path.read_text() for path in sorted(SOURCE.glob("*.h"))]
+    return f"{machine}-{_digest(*(part.encode() for part in (*flags, *LINK, *texts)))}"
 
 
-def _digest(*parts: str) -> str:
+def _digest(*parts: bytes) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(part.encode() + b"\0")
+        digest.update(part + b"\0")
     return digest.hexdigest()
 
 
-def _compile(cxx: str, flags: tuple[str, ...], path: Path) -> None:
-    """Into a temporary name beside `path` and renamed, so that nobody meets half a file; processes take turns."""
+def _compile(command: tuple[str, ...], flags: tuple[str, ...], folder: Path, start: str) -> Path:
+    """Processes take turns. What is there under this start and not whole is removed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / ".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=folder) as scratch:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.is_file():
-                return
-            unit, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+            if path := whole(folder, start, ".so"):
+                return path
+            unit, made = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
             unit.write_text(translation_unit())
-            _run([cxx, *flags, *LINK, "-I", str(SOURCE), str(unit), "-o", str(made)])
-            made.replace(path)
+            _run([*command, *flags, *LINK, "-I", str(SOURCE), str(unit), "-o", str(made)])
+            if not made.is_file() or not (content := made.read_bytes()):
+                raise BuildError(f"{shlex.join(command)} wrote nothing: is it a C++ compiler?")
+            discard(folder, start, ".so")
+            path = named(folder / f"{start}-.so", content)
+            store(path, content)
+            return path
     except OSError as error:
-        raise BuildError(f"{path.parent}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR") from error
+        raise _unwritable(folder, error) from error
+
+
+def discard(folder: Path, start: str, suffix: str) -> None:
+    """Remove files of this start that are not whole; another process may use the others."""
+    for path in folder.glob(f"{start}-*{suffix}"):
+        with contextlib.suppress(OSError):
+            if named(path, path.read_bytes()) != path:
+                path.unlink()
+
+
+def _unwritable(folder: Path, error: OSError) -> BuildError:
+    return BuildError(f"{folder}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR")
 
 
 def _run(command: list[str], *, with_errors: bool = False) -> str:

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tierline.kernels import _nvrtc
-from tierline.kernels.build import SOURCE, BuildError, _run, cache_dir, translation_unit
+from tierline.kernels.build import (
+    SOURCE,
+    BuildError,
+    _run,
+    cache_dir,
+    discard,
+    named,
+    store,
+    translation_unit,
+    whole,
+)
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_110", "sm_120")
 """What a build ahead of time makes: desktop and datacentre GPUs, Jetson Orin (87) and Thor (110)."""
@@ -90,18 +100,20 @@ def cubin(arch: str, toolchain: Toolchain | None = None) -> Path:
     folder = cache_dir() / "kernels"
     chain = toolchain or next(iter(toolchains()), None)
     if chain is None:
-        made = sorted(folder.glob(f"{start}-*.cubin"))
-        if made:
-            return made[0]
+        if made := whole(folder, start, ".cubin"):
+            return made
         raise BuildError(
             f"no cubin for {arch} in {folder}, and neither NVRTC nor nvcc to make one: install the CUDA toolkit or "
             "the package nvidia-cuda-nvrtc, or copy a cubin from a machine that has one"
         )
-    path = folder / f"{start}-{_digest([chain.name, chain.version])}.cubin"
-    if not path.is_file():
-        image, log = chain.compile(translation_unit(), sources, arch, FLAGS)
-        store(path.with_suffix(".log"), log.encode())
-        store(path, image)
+    start += f"-{_digest([chain.name, chain.version])}"
+    if made := whole(folder, start, ".cubin"):
+        return made
+    image, log = chain.compile(translation_unit(), sources, arch, FLAGS)
+    path = named(folder / f"{start}-.cubin", image)
+    discard(folder, start, ".cubin")
+    store(path.with_suffix(".log"), log.encode())
+    store(path, image)
     return path
 
 
@@ -138,15 +150,3 @@ def _digest(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
-
-
-def store(path: Path, content: bytes) -> None:
-    """Written beside `path` and renamed, so that processes that build at once do not meet half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            part.write_bytes(content)
-            part.replace(path)
-    except OSError as error:
-        raise BuildError(f"{path.parent}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR") from error

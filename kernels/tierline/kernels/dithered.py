@@ -7,7 +7,7 @@ from ctypes import byref, c_int
 import numpy as np
 
 from tierline.kernels import radix, scaled
-from tierline.kernels.library import Buffer, address, binder, pointer
+from tierline.kernels.library import Buffer, address, binder, pointer, readable
 from tierline.kernels.numpy import dithered as oracle
 from tierline.kernels.numpy.dithered import MAX_LEVELS, Floats, row_bytes
 
@@ -24,7 +24,7 @@ def encode(x_BV: Floats, levels: int, seed: int) -> bytes:
     lib = _compiled()
     if lib is None or x_BV.size == 0:
         return oracle.encode(x_BV, levels, seed)
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     shape, stride, most = x_BV.shape, row_bytes(x_BV.shape[1], levels), levels // 2
     out, symbol_BV = Buffer(shape[0] * stride), np.empty(shape, np.uint8)
     scaled.write_at(x_BV, out.address, stride, most)

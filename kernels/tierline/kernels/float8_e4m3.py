@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from ctypes import byref, c_int
 
-import numpy as np
-
 from tierline.kernels import scaled
-from tierline.kernels.library import Buffer, binder, pointer
+from tierline.kernels.library import Buffer, binder, pointer, readable
 from tierline.kernels.numpy import float8_e4m3 as oracle
 from tierline.kernels.numpy.float8_e4m3 import BAD_VALUE, LARGEST, Floats, row_bytes
 
@@ -27,7 +25,7 @@ def encode(x_BV: Floats, scale: bool = False) -> bytes:
     if lib is None or x_BV.size == 0:
         return oracle.encode(x_BV, scale)
     num_rows, num_values = x_BV.shape
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     out, bad = Buffer(num_rows * row_bytes(num_values, scale)), c_int()
     if scale:
         scaled.write_at(x_BV, out.address, row_bytes(num_values, scale), LARGEST)

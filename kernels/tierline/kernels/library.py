@@ -37,17 +37,22 @@ _TYPES: dict[str, Any] = {
 }
 
 
+class UnknownChoice(build.BuildError):
+    """`TIERLINE_KERNELS` says what it cannot."""
+
+
 class Loader:
     """Settles once whether there is a library; until then there is none, and every call looks again."""
 
     def __init__(self, choice: str = "auto") -> None:
         if choice not in CHOICES:
-            raise build.BuildError(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
+            raise UnknownChoice(f"TIERLINE_KERNELS={choice!r}: one of {', '.join(CHOICES)}")
         self._choice = choice
         self._settled = choice == "numpy"
         self._loaded: ctypes.CDLL | None = None
         self._builder: threading.Thread | None = None
         self._failure = ""
+        self._rebuilt = False
         self._lock = threading.Lock()
 
     @property
@@ -64,34 +69,58 @@ class Loader:
 
     def _settle(self, wait: bool) -> None:
         try:
-            path = build.cached()
-            if path is None and wait:
-                path = build.library()
-            if path is None and self._builder is None:
-                build.compiler()
-                self._builder = threading.Thread(target=self._build, name="kernels-build", daemon=True)
-                self._builder.start()
-                return
-            if path is None:
-                raise build.BuildError(self._failure)
-            self._loaded = ctypes.CDLL(str(path))
-        except (build.BuildError, OSError) as error:
+            while self._loaded is None and (path := self._find(wait)):
+                self._load(path)
+        except build.BuildError as error:
             if self._choice == "cpu":
                 raise
             self._settled = True
             warnings.warn(f"codecs run in NumPy, which is slower: {error}", RuntimeWarning, stacklevel=4)
-        self._settled = True
+        self._settled = self._settled or self._loaded is not None
+
+    def _find(self, wait: bool) -> Path | None:
+        """The library's file; None while it is built in the background. Raises BuildError."""
+        path = build.cached()
+        if path is None and wait:
+            return build.library()
+        if path is None and self._builder is None:
+            build.compiler()
+            self._builder = threading.Thread(target=self._build, name="kernels-build", daemon=True)
+            self._builder.start()
+            return None
+        if path is None and self._builder is not None and not self._builder.is_alive():
+            path = build.cached()  # the build may have ended since the first look
+            if path is None:
+                raise build.BuildError(self._failure)
+        return path
+
+    def _load(self, path: Path) -> None:
+        """A file that is no library of this system is removed, and built anew once. Raises BuildError."""
+        try:
+            self._loaded = ctypes.CDLL(str(path))
+        except OSError as error:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:  # it would be found again
+                self._rebuilt = True
+            if self._rebuilt:
+                raise build.BuildError(f"the library that was built does not load: {error}") from None
+            self._rebuilt, self._builder = True, None
 
     def _build(self) -> None:
         """In a process of its own, which goes on if this one ends."""
-        done = subprocess.run(
-            build_command(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                build_command(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                start_new_session=True,
+                check=False,
+            )
+        except OSError as error:
+            self._failure = str(error)
+            return
         self._failure = done.stderr.strip() or f"the build ended with status {done.returncode}"
 
 
@@ -174,8 +203,13 @@ def as_rows(x_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return x_B.reshape(x_B.shape[0], math.prod(x_B.shape[1:]))
 
 
+def readable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array as kernels read it: contiguous and aligned; a copy only where it is not."""
+    return np.ascontiguousarray(array) if array.flags.aligned else array.copy()
+
+
 def address(array: npt.NDArray[Any]) -> int:
-    """Where an array's first value lies; the array must be contiguous and outlive the call."""
+    """Where an array's first value lies; the array must be contiguous, aligned and outlive the call."""
     place: int = array.__array_interface__["data"][0]
     return place
 

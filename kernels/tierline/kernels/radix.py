@@ -6,7 +6,7 @@ from ctypes import byref, c_int
 
 import numpy as np
 
-from tierline.kernels.library import Buffer, address, binder, pointer
+from tierline.kernels.library import Buffer, address, binder, pointer, readable
 from tierline.kernels.numpy import radix as oracle
 from tierline.kernels.numpy.radix import DTYPES, MAX_LEVELS, Values, fits, layout, row_bytes
 
@@ -32,7 +32,7 @@ def pack(x_BV: Values, levels: int, low: int = 0) -> bytes:
         return oracle.pack(x_BV, levels, low)
     stride = row_bytes(x_BV.shape[1], levels)
     out = Buffer(len(x_BV) * stride)
-    pack_at(np.ascontiguousarray(x_BV), out.address, stride, levels, low)
+    pack_at(readable(x_BV), out.address, stride, levels, low)
     return out.data
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tierline.kernels.library import address, binder
+from tierline.kernels.library import address, binder, readable
 from tierline.kernels.numpy import sparse_bitmap as oracle
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Counts, Floats, padding_is_clear, row_bytes
 
@@ -31,7 +31,7 @@ def mark(x_BV: Floats) -> Bytes:
     lib = _compiled()
     if lib is None or x_BV.size == 0:
         return oracle.mark(x_BV)
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     bitmap_BP = np.empty((len(x_BV), row_bytes(x_BV.shape[1])), np.uint8)
     lib.tl_sparse_mark(address(x_BV), address(bitmap_BP), *x_BV.shape)
     return bitmap_BP
@@ -51,7 +51,7 @@ def gather(x_BV: Floats, bitmap_BP: Bytes) -> Floats:
     lib = _compiled()
     if lib is None or x_BV.size == 0:
         return oracle.gather(x_BV, bitmap_BP)
-    x_BV, bitmap_BP = np.ascontiguousarray(x_BV), np.ascontiguousarray(bitmap_BP)
+    x_BV, bitmap_BP = readable(x_BV), np.ascontiguousarray(bitmap_BP)
     starts, num_chosen = _starts(lib, bitmap_BP)
     values = np.empty(num_chosen + SLACK_VALUES, np.float32)
     lib.tl_sparse_gather(address(x_BV), address(bitmap_BP), address(starts), address(values), *x_BV.shape)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import numpy.typing as npt
 
-from tierline.kernels.library import address, binder
+from tierline.kernels.library import address, binder, readable
 from tierline.kernels.numpy import topk as oracle
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Floats, row_bytes
 from tierline.kernels.numpy.topk import pack_positions, positions_bytes, unpack_positions
@@ -33,7 +33,7 @@ def choose(x_BV: Floats, num_chosen: int) -> Bytes:
     lib = _compiled()
     if lib is None or x_BV.size == 0:
         return oracle.choose(x_BV, num_chosen)
-    x_BV = np.ascontiguousarray(x_BV)
+    x_BV = readable(x_BV)
     num_rows, num_values = x_BV.shape
     least_B, num_equal_B, num_wanted_B = _least(lib, x_BV, num_chosen)
     if ((least_B >= _INFINITY) & (num_equal_B > num_wanted_B)).any() or (

@@ -39,7 +39,7 @@ def compile_driver(folder: Path) -> Path:
     # Vector accesses of the kernels must be aligned as a GPU demands: a wrong one traps.
     checks = ["-fsanitize=alignment,shift,bounds", "-fsanitize-undefined-trap-on-error", "-fno-strict-aliasing"]
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", *checks]
-    command = [build.compiler(), *flags, "-I", str(FOLDER), "-I", str(build.SOURCE), str(unit), "-o", str(made)]
+    command = [*build.compiler(), *flags, "-I", str(FOLDER), "-I", str(build.SOURCE), str(unit), "-o", str(made)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         raise build.BuildError(done.stderr[:4000])

@@ -24,14 +24,19 @@ def build(
     output: OutputOption = None,
 ) -> None:
     """Compile now what the first use would compile, into the cache that all programs of this user share."""
-    from tierline.core.errors import MissingDependency
+    from tierline.core.errors import ConfigError, MissingDependency
     from tierline.kernels.build import BuildError, library
 
     try:
         path = library(cxx or None)
     except BuildError as error:
         raise MissingDependency(f"{error}; without a library codecs run in NumPy, slower") from None
-    emit([_built("cpu", path), *_cubins(gpu or [])], form, output)
+    wanted = gpu or []
+    made = _cubins(wanted)
+    emit([_built("cpu", path), *(_built(target, found) for target, found in made.items())], form, output)
+    refused = [target for target in wanted if isinstance(made.get(target), str)]
+    if refused:
+        raise ConfigError(f"--gpu {', '.join(refused)}: this CUDA compiler makes no cubin for it")
 
 
 @app.command()
@@ -43,27 +48,26 @@ def show(form: FormatOption = Format.TABLE, output: OutputOption = None) -> None
     emit([{"kernels": check.found, "state": check.state, "fix": check.fix}], form, output)
 
 
-def _cubins(wanted: list[str]) -> list[dict[str, str | int]]:
-    """A row per architecture; one that the CUDA compiler refuses says so."""
+def _cubins(wanted: list[str]) -> dict[str, Path | str]:
+    """A file per architecture, or why the CUDA compiler refuses it."""
     from tierline.core.errors import ConfigError, MissingDependency
     from tierline.kernels import cubin
     from tierline.kernels.build import BuildError
 
     if not wanted:
-        return []
-    targets = cubin.TARGETS if "all" in wanted else tuple(wanted)
+        return {}
+    every = cubin.TARGETS if "all" in wanted else ()
+    targets = tuple(dict.fromkeys((*every, *(name for name in wanted if name != "all"))))
     for name in targets:
         if not re.fullmatch(r"sm_\d{2,3}[a-z]?", name):
             raise ConfigError(f"--gpu {name}: an architecture such as {', '.join(cubin.TARGETS)}, or all")
     try:
-        made = cubin.build(targets)
+        return cubin.build(targets)
     except BuildError as error:
         raise MissingDependency(f"{error}; install a CUDA toolkit or the package nvidia-cuda-nvrtc") from None
-    return [
-        _built(target, path) if isinstance(path, Path) else {"target": target, "bytes": 0, "library": f"none: {path}"}
-        for target, path in made.items()
-    ]
 
 
-def _built(target: str, path: Path) -> dict[str, str | int]:
+def _built(target: str, path: Path | str) -> dict[str, str | int]:
+    if isinstance(path, str):
+        return {"target": target, "bytes": 0, "library": f"none: {path}"}
     return {"target": target, "bytes": path.stat().st_size, "library": str(path)}

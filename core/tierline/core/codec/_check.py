@@ -71,9 +71,10 @@ def result(out: Array | None, num_rows: int, limit: TensorSpec) -> Array:
     shape = (num_rows, *limit.shape)
     if out is None:
         return np.empty(shape, _dtype(limit.dtype))
-    if out.shape != shape or out.dtype != _dtype(limit.dtype) or not (out.flags.c_contiguous and out.flags.writeable):
+    if out.shape != shape or out.dtype != _dtype(limit.dtype) or not out.flags.carray:
         raise ShapeMismatch(
-            f"out: expected a writable, contiguous {limit.dtype}{list(shape)}, got {out.dtype}{list(out.shape)}"
+            f"out: expected a writable, aligned and contiguous {limit.dtype}{list(shape)}, "
+            f"got {out.dtype}{list(out.shape)}"
         )
     return out
 

@@ -76,7 +76,7 @@ class Affine:
         try:
             data = kernel.encode(x_B, self._bits) if self._is_plain else self._encode(x_B, seed)
         except ValueError as error:
-            raise CodecError(f"{self.token}: {error}; use float16 or raw for such values") from None
+            raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
         return Payload(self.token, "float32", x_B.shape, data)
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:

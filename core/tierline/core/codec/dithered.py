@@ -51,7 +51,7 @@ class Dithered:
         try:
             data = kernel.encode(float_rows(x_B, self.token), self._levels, seed)
         except ValueError as error:
-            raise CodecError(f"{self.token}: {error}; use float16 or raw for such values") from None
+            raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
         return Payload(self.token, "float32", x_B.shape, data, {"seed": float(seed)})
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:

@@ -41,7 +41,7 @@ class Float8E4M3:
         try:
             data = kernel.encode(float_rows(x_B, self.token), self._scaled)
         except ValueError as error:
-            raise CodecError(f"{self.token}: {error}; use float16 or raw for such values") from None
+            raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
         return Payload(self.token, "float32", x_B.shape, data)
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:

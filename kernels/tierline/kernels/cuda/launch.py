@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tierline.kernels.build import cache_dir
-from tierline.kernels.cubin import store
+from tierline.kernels.build import cache_dir, store
 from tierline.kernels.cuda.driver import Device
 
 MAX_ROWS_OF_BLOCKS = 65535

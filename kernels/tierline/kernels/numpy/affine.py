@@ -18,6 +18,7 @@ LIMIT = 2.0**126
 CLIPS = ("minmax", "percentile", "mse")
 
 _ONE = np.float32(1)
+_MINUS_ZERO = 0x80000000
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -91,7 +92,8 @@ def decode(data: bytes, x_BV: Floats, bits: int = 8) -> None:
     header_B2 = coded_BP[:, :HEADER_BYTES].view("<f4")
     least_lo, least_scale = np.minimum.reduce(header_B2, axis=0).tolist()
     most_lo, most_scale = np.maximum.reduce(header_B2, axis=0).tolist()
-    if not (least_lo >= -LIMIT and most_lo <= LIMIT and least_scale >= _TINY and most_scale <= max_scale(bits)):
+    fits = least_lo >= -LIMIT and most_lo <= LIMIT and least_scale >= _TINY and most_scale <= max_scale(bits)
+    if not fits or (header_B2[:, 0].view("<u4") == _MINUS_ZERO).any():
         raise ValueError("a row's header holds no lo and scale that an encoder writes")
     np.multiply(unpack(coded_BP[:, HEADER_BYTES:], num_values, bits), header_B2[:, 1:], out=x_BV)
     x_BV += header_B2[:, :1]

@@ -5,6 +5,7 @@
 #include "tl.h"
 
 #define TL_AFFINE_LIMIT 8.507059173023462e37f   // 2^126: no step can overflow below it
+#define TL_AFFINE_MINUS_ZERO (-0x7fffffff - 1)  // the bits of -0.0, which no header has
 #define TL_AFFINE_TINY 1.1754943508222875e-38f  // 2^-126: the floor under the scale
 
 TL_INLINE tl_i64 tl_affine_row_bytes(tl_i64 num_values, tl_i32 bits) { return 8 + (num_values * bits + 7) / 8; }
@@ -242,7 +243,7 @@ TL_INLINE tl_i32 tl_affine_read(const tl_u8 *data, float *x, tl_i64 num_rows, tl
         const float steps = (float)(bits == 1 ? 1 : (1 << bits) - 2);
         float lo = header[0], scale = header[1];
         if (!(lo >= -TL_AFFINE_LIMIT && lo <= TL_AFFINE_LIMIT && scale >= TL_AFFINE_TINY &&
-              scale <= 2.0f * TL_AFFINE_LIMIT / steps)) {
+              scale <= 2.0f * TL_AFFINE_LIMIT / steps && tl_bits(lo) != TL_AFFINE_MINUS_ZERO)) {
             bad |= 1;
             continue;
         }
