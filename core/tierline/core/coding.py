@@ -56,10 +56,13 @@ def stage_names(token: str) -> tuple[str, ...]:
 
 
 def canonical(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Token of one stage: its name and the options that differ from their defaults, the first one positional."""
+    """Token of one stage: its name and the options that differ from their defaults, the first one positional.
+
+    Floats have the fewest digits that read back as the same float, for whoever decodes makes the codec from the token.
+    """
     changed = {key: value for key, value in options.items() if value != defaults[key]}
     first = next(iter(defaults), None)
-    words = [f"{value:g}" if isinstance(value, float) else str(value) for value in changed.values()]
+    words = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in changed.values()]
     return ":".join([name, *(w if key == first else f"{key}={w}" for key, w in zip(changed, words, strict=True))])
 
 
