@@ -36,6 +36,8 @@ def test_bench_codec_on_a_gpu(gpu: Device, capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(trial, "SECONDS", 0.0)
     monkeypatch.setattr(codec_gpu, "device", lambda: gpu)
     monkeypatch.setattr(codec_gpu.Codec, "warmup", lambda codec, shape: None)  # measures launches, for long on a mock
+    monkeypatch.setattr("tierline.kernels.build.library", lambda: None)  # the fixture's empty cache holds none
+    monkeypatch.setenv("TIERLINE_KERNELS", "numpy")
     words = ["bench", "codec", "--shape=2x3x4x8", "--format=json"]
     words += [f"--codec={token}" for token in ("affine:4", "bitplane", "affine:4:channel", "affine+zstd")]
 
