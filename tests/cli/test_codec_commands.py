@@ -131,6 +131,24 @@ def test_algo_show_by_name_alone(capsys: Any) -> None:
     assert (code, 'nearest is "affine"' in error) == (2, True)
 
 
+def test_algo_show_explains_the_stages_of_a_token(capsys: Any) -> None:
+    assert run(capsys, "algo", "show", "affine:04")[1].startswith("codec affine:04, on the wire affine:4\n\nStages:\n")
+    code, out, _ = run(capsys, "algo", "show", "codec", "sparse_bitmap+affine:4")
+    assert (code, out) == (0, run(capsys, "algo", "show", "sparse_bitmap+affine:4")[1])
+    assert "  sparse_bitmap (select): Zeros, as a ReLU leaves them" in out
+    assert "  affine:4 (values): float32 values on an even scale" in out
+    assert "bits: int = 8" in out and "Codec `affine`." not in out
+    for token, told in (("affine:99", "bits is 99"), ("sparse_bitmap+affin:4", 'nearest is "affine"')):
+        code, _, error = run(capsys, "algo", "show", token)
+        assert (code, told in error, len(error.splitlines())) == (6, True, 1)
+
+
+def test_algo_show_does_not_say_a_name_again(capsys: Any) -> None:
+    for words, stray in ((["affine"], "Codec `affine`."), (["exit", "entropy"], "Exit rule `entropy`.")):
+        assert stray not in run(capsys, "algo", "show", *words)[1]
+    assert "Engine `onnxruntime`. `threads` work" in run(capsys, "algo", "show", "onnxruntime")[1]
+
+
 def test_kernels_build_and_show(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = tmp_path / "kernels.so"
     made.write_bytes(b"12345")
