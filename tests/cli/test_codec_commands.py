@@ -15,10 +15,12 @@ import pytest
 from tierline.cli.doctor import kernels
 from tierline.cli.main import main
 from tierline.cli.trial import codec as trial
+from tierline.cli.trial import codec_gpu
 from tierline.core import catalog
 from tierline.core.coding import codec_for
 from tierline.core.errors import MissingDependency
 from tierline.kernels import affine, build, cubin, library
+from tierline.kernels.cuda import CudaError, Device
 
 AGENT = """schema = 1
 [node]
@@ -72,6 +74,7 @@ def test_bench_codec_makes_values_up(capsys: Any, dtype: str) -> None:
         (["--shape=8y"], 2, "--shape 8y"),
         (["--shape=0x3"], 2, "numbers above 0"),
         (["--shape=99999x99999x99"], 2, "more than"),
+        (["--device=tpu"], 2, "--device tpu: cpu or cuda"),
         (["--dtype=float64"], 2, "--dtype float64"),
         (["--dtype=int32", "--codec=affine"], 6, "codec 'affine' on int32"),
         (["--data=nowhere.npy"], 3, "nowhere.npy: cannot be read"),
@@ -80,6 +83,25 @@ def test_bench_codec_makes_values_up(capsys: Any, dtype: str) -> None:
 def test_bench_codec_refuses_by_name(capsys: Any, words: list[str], code: int, told: str) -> None:
     found, _, error = run(capsys, "bench", "codec", *words)
     assert (found, told in error, len(error.splitlines())) == (code, True, 1), error
+
+
+def test_a_codec_that_cannot_take_the_data_has_a_row_that_says_so(capsys: Any) -> None:
+    words = [f"--codec={token}" for token in ("jpeg", "affine", "radix")]
+    code, out, _ = run(capsys, "bench", "codec", "--shape=2x3x4x4", "--format=csv", *words)
+    rows = {row["codec"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert (code, list(rows)) == (0, ["memcpy", "jpeg", "affine", "radix"])
+    assert (rows["affine"]["note"], rows["radix"]["bytes"]) == ("", "") and int(rows["affine"]["bytes"])
+    assert "takes batches of uint8 images" in rows["jpeg"]["note"] and rows["radix"]["note"].startswith("radix: ")
+
+
+def test_bench_codec_without_a_gpu(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(ordinal: int = 0) -> Device:
+        raise CudaError("no NVIDIA driver: libcuda.so.1; install one, or use the codecs of the CPU")
+
+    monkeypatch.setattr(codec_gpu, "device", none)
+    code, out, error = run(capsys, "bench", "codec", "--shape=2x8", "--device=cuda")
+    assert (code, out, len(error.splitlines())) == (13, "", 1)
+    assert "--device cuda: no NVIDIA driver: libcuda.so.1; install one" in error
 
 
 def test_algo_ls_tells_what_a_token_may_say(capsys: Any) -> None:
@@ -116,6 +138,24 @@ def test_algo_show_by_name_alone(capsys: Any) -> None:
     assert run(capsys, "algo", "show", "affine")[1] == run(capsys, "algo", "show", "codec", "affine")[1]
     code, _, error = run(capsys, "algo", "show", "affin")
     assert (code, 'nearest is "affine"' in error) == (2, True)
+
+
+def test_algo_show_explains_the_stages_of_a_token(capsys: Any) -> None:
+    assert run(capsys, "algo", "show", "affine:04")[1].startswith("codec affine:04, on the wire affine:4\n\nStages:\n")
+    code, out, _ = run(capsys, "algo", "show", "codec", "sparse_bitmap+affine:4")
+    assert (code, out) == (0, run(capsys, "algo", "show", "sparse_bitmap+affine:4")[1])
+    assert "  sparse_bitmap (select): Zeros, as a ReLU leaves them" in out
+    assert "  affine:4 (values): float32 values on an even scale" in out
+    assert "bits: int = 8" in out and "Codec `affine`." not in out
+    for token, told in (("affine:99", "bits is 99"), ("sparse_bitmap+affin:4", 'nearest is "affine"')):
+        code, _, error = run(capsys, "algo", "show", token)
+        assert (code, told in error, len(error.splitlines())) == (6, True, 1)
+
+
+def test_algo_show_does_not_say_a_name_again(capsys: Any) -> None:
+    for words, stray in ((["affine"], "Codec `affine`."), (["exit", "entropy"], "Exit rule `entropy`.")):
+        assert stray not in run(capsys, "algo", "show", *words)[1]
+    assert "Engine `onnxruntime`. `threads` work" in run(capsys, "algo", "show", "onnxruntime")[1]
 
 
 def test_kernels_build_and_show(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

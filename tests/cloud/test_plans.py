@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tiny_bundle import make_tiny_bundle, three_tiers
+from tiny_bundle import VIEWS, make_tiny_bundle, three_tiers
 
 from tierline.cloud.plans import PlanStore
 from tierline.core.bundle import Bundle
+from tierline.core.coding import codec_for
 from tierline.core.errors import PlanError, TierlineError, UnknownCodec
-from tierline.core.plan import Plan, make_plan
+from tierline.core.flow.knobs import PlanKnobs, with_knobs
+from tierline.core.flow.negotiate import uplink_levels
+from tierline.core.plan import Hierarchy, HierarchyNode, Plan, make_plan
+from tierline.core.types import Payload, Tier
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,9 @@ def test_knobs_of_another_structure_are_not_rolled_back(bundle: Bundle, tmp_path
     [
         ("codecs.device=affin:4", "no such codec: 'affin'; nearest is \"affine\""),
         ("codecs.device=affine:9", "level 'device': codec 'affine:9': bits is 9"),
+        ("codecs.device=radix", "codec 'radix' for level 'device'"),
+        ("codecs.edge=radix:3:low=-1", "codec 'radix:3:low=-1' for level 'edge'"),
+        ("links.edge=radix", "codec 'radix' for level 'edge'"),
         ("codecs.device=bitplane", "'bitplane': keeps signs only, and features of level 'device' are real numbers"),
         ("links.edge=bitplane", "features of level 'edge' are real numbers"),
         ("codecs.cloud=affine:4", "codecs.cloud: features climb from the levels device, edge"),
@@ -111,6 +119,41 @@ def test_a_wrong_knob_is_named_and_changes_nothing(bundle: Bundle, tmp_path: Pat
         store.change(["max_batch=3", setting], 0, False)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert (used, len(store.plans())) == ([], 1)
+
+
+def test_a_codec_that_no_node_uses_is_checked_too(bundle: Bundle) -> None:
+    """One edge node hosts all views, so features of devices travel nowhere until nodes move."""
+    alone = Hierarchy((HierarchyNode("cloud", Tier.CLOUD), HierarchyNode("box", Tier.EDGE, "cloud", tuple(VIEWS))))
+    plan = make_plan(alone, bundle.manifest, bundle.digest)
+    assert uplink_levels(plan) == {"box": {1}}
+    for token, error in (("nope", UnknownCodec), ("jpeg", PlanError), ("bitplane", PlanError), ("radix", PlanError)):
+        with pytest.raises(error, match="'device'"):
+            with_knobs(plan, bundle.manifest, PlanKnobs(codecs={"device": token}), 2)
+    assert with_knobs(plan, bundle.manifest, PlanKnobs(codecs={"device": "affine"}), 2).codecs[0] == "affine"
+
+
+def test_signs_take_the_codecs_that_hold_them(tiny_bundle: Bundle) -> None:
+    plan = make_plan(three_tiers(), tiny_bundle.manifest, tiny_bundle.digest)
+    for token in ("bitplane", "radix:low=-1", "affine:1", "topk:0.5+float16", "bitplane+zstd", "raw"):
+        assert with_knobs(plan, tiny_bundle.manifest, PlanKnobs(codecs={"device": token}), 2).codecs[0] == token
+    for token in ("radix", "radix:2:low=-1", "radix+zstd"):
+        with pytest.raises(PlanError, match=re.escape(f"codec '{token}' for level 'device'")):
+            with_knobs(plan, tiny_bundle.manifest, PlanKnobs(codecs={"device": token}), 2)
+
+
+def test_a_plan_keeps_tokens_in_their_canonical_form(bundle: Bundle) -> None:
+    knobs = PlanKnobs(codecs={"device": "affine:bits=04"}, links={"edge": "topk:.1000001+affine:8"})
+    plan = with_knobs(made(bundle), bundle.manifest, knobs, 2)
+    assert (plan.codecs[0], plan.links) == ("affine:4", {"edge": "topk:0.1000001+affine"})
+
+
+def test_a_codec_that_its_own_decoder_refuses_is_no_knob(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(self: Any, x_B: Any, *, seed: int = 0) -> Payload:
+        return Payload("affine:3", "float32", x_B.shape, b"")
+
+    monkeypatch.setattr(type(codec_for("affine")), "encode", other)
+    with pytest.raises(PlanError, match="codec 'affine:4' for level 'device': affine:3: 0 bytes"):
+        with_knobs(made(bundle), bundle.manifest, PlanKnobs(codecs={"device": "affine:4"}), 2)
 
 
 def test_what_nodes_cannot_run_is_not_kept(bundle: Bundle, tmp_path: Path) -> None:

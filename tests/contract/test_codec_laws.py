@@ -38,6 +38,14 @@ COMPOSED = (
     "webp:lossless=1",
 )
 TOKENS = tuple(dict.fromkeys((*map(plain_token, NAMES), *OPTIONS, *COMPOSED)))
+LONG_FLOATS = (
+    "topk:0.1000001+affine",
+    "topk:0.30000000000000004+raw",
+    "topk:1+affine:2",
+    "topk:1e-05",
+    "affine:4:range=percentile:percent=99.12345678",
+)
+"""Options that six digits do not tell apart, or that are written in another way than Python does."""
 SHAPES = [(), (1,), (5,), (0,), (4, 8, 8), (3, 7), (3, 9, 5), (1, 1, 17)]
 quick = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 
@@ -115,6 +123,18 @@ def test_round_trip_keeps_shape_dtype_size_and_error(name: str, dtype: str, shap
         assert decoded.flags.writeable
         assert error_of(x_B, decoded) <= codec.max_error(x_B)
         assert (codec.max_error(x_B) > 0.0) or np.array_equal(x_B, decoded)
+
+
+@pytest.mark.parametrize("name", [*TOKENS, *LONG_FLOATS])
+def test_the_token_of_a_payload_makes_its_decoder(name: str) -> None:
+    spec = spec_of(name)
+    x_B = batch(name, spec.dtype, 3, (16, 25) if name in LONG_FLOATS else spec.shape)
+    spec = TensorSpec(spec.dtype, x_B.shape[1:])
+    payload = codec_for(name).encode(x_B)
+    codec_for.cache_clear()  # the other end of the link has never seen the token as it was written here
+    decoder = codec_for(payload.codec)
+    assert decoder.token == payload.codec == codec_for(name).token
+    assert np.array_equal(decoder.decode(payload, spec), codec_for(name).decode(payload, spec))
 
 
 @pytest.mark.parametrize(("name", "dtype"), BY_ROWS)

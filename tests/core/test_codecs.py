@@ -134,6 +134,38 @@ def test_options_out_of_range_are_refused_by_name(token: str) -> None:
         codec_for(token)
 
 
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("affine:4:bits=8", "codec 'affine:4:bits=8': bits is given twice"),
+        ("affine:bits=4:bits=4", "bits is given twice"),
+        ("affine:per=channel:tensor", "per is given twice"),
+        ("affine: 4", "bits is ' 4'"),
+        ("affine:4\n", r"bits is '4\\n'"),
+        ("affine:\u0664", "bits is '\u0664'"),
+        ("affine:0_4", "bits is '0_4'"),
+        ("affine:", "bits is ''"),
+        ("affine:=4", "no option ''"),
+        ("affine:bits=", "bits is ''"),
+        ("affine:bits==4", "bits is '=4'"),
+        ("affine:per=channel ", "per is 'channel '"),
+        ("topk:1_0e-2", "share is '1_0e-2'"),
+        ("topk: 0.1", "share is ' 0.1'"),
+        ("affine ", "no such codec: 'affine '"),
+        ("", "codec '': an empty stage"),
+        ("affine++zstd", r"codec 'affine\+\+zstd': an empty stage"),
+        ("+affine", "an empty stage"),
+        ("raw:1", "takes at most 0 options"),
+        ("sparse_bitmap+affine:per=channel", "'affine:per=channel' takes 9 bytes .* leave out per=channel"),
+        ("topk+affine:4:per=channel+zstd", "codec 'topk': .* leave out per=channel"),
+        ("topk:0.123:" + "9" * 109, "written out it has 126 characters"),
+    ],
+)
+def test_tokens_are_read_strictly(token: str, told: str) -> None:
+    with pytest.raises(UnknownCodec, match=told):
+        codec_for(token)
+
+
 def test_topk_keeps_the_largest_and_of_equal_ones_the_first() -> None:
     x_B = np.array([[1, -3, 2, -2, 0, 2, 2, -2, 0.5]], np.float32)
     decoded = codec_for("topk:count=3").decode(payload_of("topk:count=3", x_B), TensorSpec("float32", (9,)))

@@ -1,4 +1,4 @@
-"""The benchmark of GPU codecs runs, on a mock, so that a GPU met for the first time is not spent on its mistakes."""
+"""Benchmarks of GPU codecs run, on a mock, so that a GPU met for the first time is not spent on its mistakes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tierline.cli.main import main
+from tierline.cli.trial import codec as trial
+from tierline.cli.trial import codec_gpu
 from tierline.kernels.cuda import Device
 
 
@@ -25,3 +28,27 @@ def test_the_benchmark_runs(gpu: Device, capsys: pytest.CaptureFixture[str]) -> 
     assert [line["num_values"] for line in lines[1:]] == [524] * 4
     assert [line["coded_bytes"] for line in lines if line["kind"] == "end_to_end"] == [2 * 532, 2 * 66]
     assert [line["limit"] for line in lines if line["kind"] == "encode"] == [None, None]
+
+
+@pytest.mark.parametrize("gpu", ["mock discrete", pytest.param("real", marks=pytest.mark.gpu)], indirect=True)
+def test_bench_codec_on_a_gpu(gpu: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes and errors are the CPU's; what has no GPU path has a row that says so."""
+    monkeypatch.setattr(trial, "SECONDS", 0.0)
+    monkeypatch.setattr(codec_gpu, "device", lambda: gpu)
+    monkeypatch.setattr(codec_gpu.Codec, "warmup", lambda codec, shape: None)  # measures launches, for long on a mock
+    monkeypatch.setattr("tierline.kernels.build.library", lambda: None)  # the fixture's empty cache holds none
+    monkeypatch.setenv("TIERLINE_KERNELS", "numpy")
+    words = ["bench", "codec", "--shape=2x3x4x8", "--format=json"]
+    words += [f"--codec={token}" for token in ("affine:4", "bitplane", "affine:4:channel", "affine+zstd")]
+
+    def rows(*more: str) -> list[dict[str, object]]:
+        assert main([*words, *more]) == 0
+        found: list[dict[str, object]] = json.loads(capsys.readouterr().out)["codecs"]
+        return found
+
+    there, here = rows("--device=cuda"), rows()
+    same = ("codec", "bytes", "max_error", "rms_error")
+    assert [[row[key] for key in same] for row in there[:-1]] == [[row[key] for key in same] for row in here[:-1]]
+    assert (there[-1]["bytes"], "does not run on a GPU" in str(there[-1]["note"])) == (None, True)
+    assert main(["bench", "codec", "--dtype=uint8", "--shape=2x8", "--device=cuda"]) == 6
+    assert "codecs there take float32, not uint8" in capsys.readouterr().err

@@ -13,24 +13,38 @@ A `select` or `bytes` class takes the codec it wraps as its first argument, and 
 from __future__ import annotations
 
 import inspect
+import re
 from functools import lru_cache
 from typing import Any
 
 from tierline.core import catalog
 from tierline.core.errors import ConfigError, MissingDependency, UnknownCodec
 from tierline.core.protocols import Codec
+from tierline.core.types import TensorSpec
 
 MAX_TOKEN = 120
 """Characters of a token; a peer's longer one is refused before it is parsed."""
 MAX_STAGES = 4
+_WRITTEN = {
+    int: re.compile("-?[0-9]+"),
+    float: re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]+)?"),
+    str: re.compile("[a-z0-9_]+"),
+}
+"""How options are written: less than Python reads, so that a decoder in another language reads them alike."""
+_SOME_VALUES = 64
 
 
 @lru_cache(maxsize=256)
 def codec_for(token: str) -> Codec:
     """The codec of a token, one instance per token. Raises UnknownCodec naming the stage that is wrong."""
-    stages = token.split("+") if len(token) <= MAX_TOKEN else []
-    if not 0 < len(stages) <= MAX_STAGES:
-        raise UnknownCodec(f"no such codec: {token[:40]!r}; a token has 1 to {MAX_STAGES} stages, joined by '+'")
+    if len(token) > MAX_TOKEN or token.count("+") >= MAX_STAGES:
+        raise UnknownCodec(
+            f"no such codec: {token[:40]!r}; a token has 1 to {MAX_STAGES} stages, joined by '+', "
+            f"and at most {MAX_TOKEN} characters"
+        )
+    stages = token.split("+")
+    if "" in stages:
+        raise UnknownCodec(f"codec {token!r}: an empty stage")
     made: Codec | None = None
     after = [stage for stage in stages if _role(stage) == "bytes"]
     before = [stage for stage in stages if _role(stage) != "bytes"]
@@ -47,6 +61,8 @@ def codec_for(token: str) -> Codec:
     for stage in after:
         made = _make(stage, made)
     assert made is not None  # there is at least one stage
+    if len(made.token) > MAX_TOKEN:  # it travels as the codec writes it
+        raise UnknownCodec(f"codec {token[:40]!r}: written out it has {len(made.token)} characters, above {MAX_TOKEN}")
     return made
 
 
@@ -56,10 +72,13 @@ def stage_names(token: str) -> tuple[str, ...]:
 
 
 def canonical(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Token of one stage: its name and the options that differ from their defaults, the first one positional."""
+    """Token of one stage: its name and the options that differ from their defaults, the first one positional.
+
+    Floats have the fewest digits that read back as the same float, for whoever decodes makes the codec from the token.
+    """
     changed = {key: value for key, value in options.items() if value != defaults[key]}
     first = next(iter(defaults), None)
-    words = [f"{value:g}" if isinstance(value, float) else str(value) for value in changed.values()]
+    words = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in changed.values()]
     return ":".join([name, *(w if key == first else f"{key}={w}" for key, w in zip(changed, words, strict=True))])
 
 
@@ -85,23 +104,36 @@ def _make(stage: str, inner: Codec | None) -> Codec:
     types = {p.name: type(p.default) for p in parameters}
     options: dict[str, Any] = {}
     for at, word in enumerate(words):
-        key, _, value = word.rpartition("=")
-        if not key and at >= len(types):
-            raise UnknownCodec(f"codec {stage!r}: takes at most {len(types)} options")
-        key = key or list(types)[at]
-        parameter = next((p for p in parameters if p.name == key), None)
-        if parameter is None:
-            raise UnknownCodec(
-                f"codec {stage!r}: no option {key!r}{catalog.nearest(key, [p.name for p in parameters])}"
-            )
-        try:
-            options[key] = type(parameter.default)(value)
-        except ValueError:
-            raise UnknownCodec(
-                f"codec {stage!r}: {key} is {value!r}, not a {type(parameter.default).__name__}"
-            ) from None
+        key, equals, value = word.partition("=")
+        if not equals:
+            if at >= len(types):
+                raise UnknownCodec(f"codec {stage!r}: takes at most {len(types)} options")
+            key, value = list(types)[at], word
+        if key not in types:
+            raise UnknownCodec(f"codec {stage!r}: no option {key!r}{catalog.nearest(key, list(types))}")
+        if key in options:
+            raise UnknownCodec(f"codec {stage!r}: {key} is given twice")
+        options[key] = _read(stage, key, value, types[key])
     try:
         made: Codec = cls(**options) if inner is None or cls.role == "values" else cls(inner, **options)
     except ConfigError as error:
         raise UnknownCodec(f"codec {stage!r}: {error}") from None
+    if cls.role == "select" and inner is not None:
+        _check_saves(stage, inner)
     return made
+
+
+def _read(stage: str, key: str, value: str, kind: type[Any]) -> Any:
+    if not _WRITTEN[kind].fullmatch(value):
+        raise UnknownCodec(f"codec {stage!r}: {key} is {value!r}, not a {kind.__name__} as tokens write it")
+    return kind(value)
+
+
+def _check_saves(stage: str, inner: Codec) -> None:
+    """Raise UnknownCodec where chosen values, a row without channels, take more than as float32."""
+    num_bytes = inner.size_bounds(TensorSpec("float32", (_SOME_VALUES,)))[0]
+    if num_bytes > 4 * _SOME_VALUES:
+        raise UnknownCodec(
+            f"codec {stage!r}: {inner.token!r} takes {num_bytes / _SOME_VALUES:g} bytes for each value chosen, "
+            "for these have no channels; leave out per=channel"
+        )

@@ -211,6 +211,16 @@ def test_values_that_no_scale_holds_travel_as_they_are() -> None:
     assert encode_feature("affine:4", np.nan_to_num(x_B)).codec == "affine:4"
 
 
+def test_a_fall_back_is_told_once_for_each_link_and_codec(caplog: pytest.LogCaptureFixture) -> None:
+    x_B = np.array([[1.0, np.nan, 3.0]], np.float32)
+    for sender, token in (("told-a", "affine:4"), ("told-a", "affine:4"), ("told-a", "affine"), ("told-b", "affine")):
+        encode_feature(token, x_B, sender)
+        encode_feature(token, np.nan_to_num(x_B), sender)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in told] == ["told-a", "told-a", "told-b"]
+    assert "as raw where codec affine:4 cannot hold them: affine:4: a value is NaN" in told[0]
+
+
 def test_fused_signs_with_an_absent_view_are_never_coded_as_signs() -> None:
     whole_B = np.array([[1, -1, -1, 1]], np.float32)
     assert encode_fused("bitplane", whole_B).codec == "bitplane"

@@ -57,8 +57,27 @@ def show(
     name: Annotated[str, typer.Argument(help="Its name in the room.", show_default=False)] = "",
     output: OutputOption = None,
 ) -> None:
-    """Print an algorithm's documentation and its options."""
+    """Print an algorithm's documentation and its options; of a codec's token, those of its stages."""
     room, name = (room, name) if name else _find(room)
+    if room == "codec" and ("+" in name or ":" in name):
+        write(_token(name), output)
+        return
+    write(_text(room, name) + "\n", output)
+
+
+def _token(token: str) -> str:
+    """Stages of a codec's token with what each does, then the text of each. Raises UnknownCodec."""
+    from tierline.core.coding import codec_for, stage_names
+
+    codec, names = codec_for(token), stage_names(token)
+    canonical = "" if codec.token == token else f", on the wire {codec.token}"
+    stages = zip(token.split("+"), names, strict=True)
+    lines = [f"  {stage} ({_codec(name)['role']}): {_sentence('codec', name)}" for stage, name in stages]
+    head = f"codec {token}{canonical}\n\nStages:\n" + "\n".join(lines)
+    return "\n\n".join([head, *(_text("codec", name) for name in dict.fromkeys(names))]) + "\n"
+
+
+def _text(room: str, name: str) -> str:
     classes = catalog.parts(_known(room), name)
     parts = [f"{room} {name}", _doc(room, name)]
     for part, cls in classes.items():
@@ -67,10 +86,11 @@ def show(
         if room in ("source", "sink"):  # the rest is given by tierline
             title = "Options, after `?` in the URI"
             options = [p for p in options if p.annotation in _URI_TYPES and p.name not in _GIVEN]
-        parts.append((inspect.getdoc(cls) or "") if len(classes) == 1 else "")
+        doc = (inspect.getdoc(cls) or "") if len(classes) == 1 else ""
+        parts.append("" if doc.endswith(f" `{name}`.") and "\n" not in doc else doc)  # that would say the name again
         if options:
             parts.append(f"{title}:\n" + "\n".join(f"  {_option(option)}" for option in options))
-    write("\n\n".join(filter(None, parts)) + "\n", output)
+    return "\n\n".join(filter(None, parts))
 
 
 def _option(parameter: inspect.Parameter) -> str:
@@ -79,7 +99,9 @@ def _option(parameter: inspect.Parameter) -> str:
 
 
 def _find(name: str) -> tuple[str, str]:
-    """Room and name of an algorithm that is given by its name alone."""
+    """Room and name of an algorithm that is given by its name alone, or a codec by its token."""
+    if "+" in name or ":" in name:
+        return "codec", name
     rooms = [room for room in catalog.ROOMS if name in catalog.names(room)]
     if len(rooms) > 1:
         raise UsageError(f"{name!r} is in the rooms {', '.join(rooms)}; write `tierline algo show ROOM {name}`")

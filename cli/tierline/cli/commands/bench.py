@@ -60,10 +60,14 @@ def codec(
     dtype: Annotated[str, typer.Option("--dtype", help="Of the values.")] = "float32",
     data: Annotated[Path | None, typer.Option("--data", help="A .npy file [B, ...]; else made-up values.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, or cuda: the first NVIDIA GPU.")] = "cpu",
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
-    """Size, error and speed of codecs on one thread, beside a copy of the same bytes."""
+    """Size, error and speed of codecs on one thread or a GPU, beside a copy of the same bytes.
+
+    With --device cuda the values are on the GPU and the bytes in host memory; only bitplane and affine run there.
+    """
     from tierline.cli.output import emit
     from tierline.cli.trial.codec import CodecOptions, measure_codecs
     from tierline.core.telemetry.environment import environment
@@ -71,5 +75,5 @@ def codec(
 
     with contextlib.suppress(BuildError):  # NumPy is measured, then; it warns by itself
         library()
-    rows = measure_codecs(CodecOptions(shape, dtype, tokens or (), data, seed))
+    rows = measure_codecs(CodecOptions(shape, dtype, tokens or (), data, seed, device))
     emit(rows, form, output, {"environment": environment(), "codecs": rows})

@@ -1,4 +1,7 @@
-"""Size, error and speed of codecs on one tensor, beside a copy of its bytes: what `tierline bench codec` prints."""
+"""Size, error and speed of codecs on one tensor, beside a copy of its bytes: what `tierline bench codec` prints.
+
+On a GPU the copy is to the host and back.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from tierline.cli.trial.codec_gpu import Timed, gpu_trial
 from tierline.core.coding import codec_for
 from tierline.core.errors import CodecError, DataError, ShapeMismatch, UsageError
-from tierline.core.protocols import Codec
 from tierline.core.types import Array, TensorSpec
 
 FLOATS = (
@@ -43,30 +46,51 @@ class CodecOptions:
     data: Path | None = None
     """A .npy file instead of made-up values."""
     seed: int = 0
+    device: str = "cpu"
 
 
 def measure_codecs(options: CodecOptions) -> list[dict[str, Any]]:
-    """A row per codec, after one for a copy. Raises UsageError, DataError, UnknownCodec, CodecError."""
+    """A row per codec, after one for a copy; a codec that cannot take the data has a row whose `note` says why.
+
+    Raises UsageError, DataError, UnknownCodec, what no codec at all could be measured for, and MissingDependency and
+    EngineError of a GPU.
+    """
+    if options.device not in ("cpu", "cuda"):
+        raise UsageError(f"--device {options.device}: cpu or cuda")
+    for token in options.tokens:
+        codec_for(token)  # wrong names before any work
     x_B = _read(options.data) if options.data else made_up(_shape(options.shape), options.dtype, options.seed)
-    spec = TensorSpec(x_B.dtype.name, x_B.shape[1:])
     tokens = options.tokens or (FLOATS if x_B.dtype == np.float32 else ("raw", "raw+zstd"))
-    codecs = [codec_for(token) for token in tokens]  # wrong names before any work
-    into = np.empty_like(x_B)
+    into = np.empty_like(x_B, order="C")
+    if options.device == "cuda":
+        with gpu_trial(x_B, into) as gpu:
+            copies = gpu.copies(best_s)
+            return _rows(tokens, x_B, into, copies, lambda token: gpu.measure(token, best_s))
     copy_s = best_s(lambda: np.copyto(into, x_B))
-    rows = [_row("memcpy", x_B, x_B.nbytes, x_B, copy_s, copy_s, copy_s)]
-    for token, codec in zip(tokens, codecs, strict=True):
+    return _rows(tokens, x_B, into, (x_B.nbytes, copy_s, copy_s), lambda token: _measure(token, x_B, into))
+
+
+def _rows(
+    tokens: Sequence[str], x_B: Array, into: Array, copies: Timed, measure: Callable[[str], Timed]
+) -> list[dict[str, Any]]:
+    rows, failed = [_row("memcpy", x_B, x_B, copies, copies)], None
+    for token in tokens:
         try:
-            rows.append(_measure(token, codec, x_B, spec, into, copy_s))
+            rows.append(_row(token, x_B, into, measure(token), copies))
         except (CodecError, ShapeMismatch) as error:
-            raise type(error)(f"codec {token!r} on {spec.dtype}{list(x_B.shape)}: {error}") from None
+            failed = failed or type(error)(f"codec {token!r} on {x_B.dtype}{list(x_B.shape)}: {error}")
+            rows.append({**dict.fromkeys(rows[0]), "codec": token, "note": str(error)})
+    if failed and all(row["note"] for row in rows[1:]):
+        raise failed
     return rows
 
 
-def _measure(token: str, codec: Codec, x_B: Array, spec: TensorSpec, into: Array, copy_s: float) -> dict[str, Any]:
+def _measure(token: str, x_B: Array, into: Array) -> Timed:
+    codec, spec = codec_for(token), TensorSpec(x_B.dtype.name, x_B.shape[1:])
     payload = codec.encode(x_B)
     encode_s = best_s(lambda: codec.encode(x_B))
     decode_s = best_s(lambda: codec.decode(payload, spec, max_rows=len(x_B), out=into))
-    return _row(token, x_B, len(payload.data), into, encode_s, decode_s, copy_s)
+    return len(payload.data), encode_s, decode_s
 
 
 def made_up(shape: tuple[int, ...], dtype: str, seed: int) -> Array:
@@ -97,9 +121,8 @@ def best_s(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def _row(
-    name: str, x_B: Array, num_bytes: int, decoded_B: Array, encode_s: float, decode_s: float, copy_s: float
-) -> dict[str, Any]:
+def _row(name: str, x_B: Array, decoded_B: Array, timed: Timed, copies: Timed) -> dict[str, Any]:
+    num_bytes, encode_s, decode_s = timed
     error_B = decoded_B.astype(np.float64) - x_B.astype(np.float64)
     return {
         "codec": name,
@@ -109,8 +132,9 @@ def _row(
         "rms_error": float(f"{np.sqrt((error_B**2).mean()):.3g}"),
         "encode_mb_s": round(x_B.nbytes / encode_s / 1e6, 1),
         "decode_mb_s": round(x_B.nbytes / decode_s / 1e6, 1),
-        "encode_of_memcpy": round(copy_s / encode_s, 3),
-        "decode_of_memcpy": round(copy_s / decode_s, 3),
+        "encode_of_memcpy": round(copies[1] / encode_s, 3),
+        "decode_of_memcpy": round(copies[2] / decode_s, 3),
+        "note": "",
     }
 
 

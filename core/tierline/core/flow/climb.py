@@ -157,7 +157,7 @@ class Climb:
     def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
         """Send fused features to the parent; from now on the samples wait for its verdict."""
         started_ns = self._clock.now_ns()
-        payload = encode_fused(self.plan.codec(self._node, level), feature_B)
+        payload = encode_fused(self.plan.codec(self._node, level), feature_B, self._node)
         reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
         now_ns = self._clock.now_ns()
         part = m.Part(

@@ -106,7 +106,7 @@ class Forwarder:
 
     def _feature(self, held: list[_Held]) -> Payload | None:
         rows = [x.row.feature for x in held if x.row.feature is not None]
-        return encode_feature(self.plan.codec(self.node, 0), np.stack(rows)) if rows else None
+        return encode_feature(self.plan.codec(self.node, 0), np.stack(rows), self.node) if rows else None
 
     def pull(self, pull: m.Pull) -> None:
         """The parent wants features."""
