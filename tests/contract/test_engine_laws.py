@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from onnx_models import model_of
 
 from tierline.core import catalog
 from tierline.core.errors import EngineError, MissingDependency, ShapeMismatch
@@ -29,23 +30,6 @@ def engine(name: str, model: bytes) -> Any:
 
 def weights(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
-
-
-def model_of(
-    nodes: list[Any],
-    constants: dict[str, np.ndarray],
-    inputs: list[Any],
-    outputs: list[Any],
-) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "section",
-        [helper.make_tensor_value_info(*value) for value in inputs],
-        [helper.make_tensor_value_info(*value) for value in outputs],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model.SerializeToString()
 
 
 def binary_block() -> bytes:

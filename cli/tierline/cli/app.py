@@ -80,7 +80,7 @@ def run_app(arguments: Sequence[str]) -> int:
         result = command.main(args=list(arguments) or ["--help"], prog_name="tierline", standalone_mode=False)
     except _ClickError as error:
         path = error.ctx.command_path if getattr(error, "ctx", None) else "tierline"
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
         raise UsageError(f"{message[:1].lower()}{message[1:]}; see `{path} --help`") from error
     except typer.Abort:
         raise KeyboardInterrupt from None

@@ -113,7 +113,9 @@ def read_network(path: Path) -> Network:
     """Read an ONNX file. Raises BundleError with the first thing that keeps it from being cut."""
     try:
         model = onnx.load(path)
-    except Exception as error:  # the file system's and protobuf's share no base
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read as ONNX ({error.strerror}); check the path") from error
+    except Exception as error:  # protobuf has several, without a base of their own
         raise BundleError(f"{path}: cannot be read as ONNX ({_line(error)})") from error
     return network_of(model, str(path))
 

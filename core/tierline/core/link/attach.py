@@ -21,7 +21,7 @@ from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Presen
 from tierline.core.link.pace import Pacer
 from tierline.core.link.status import abort, from_rpc
 from tierline.core.link.tls import peer_node_id
-from tierline.core.link.writer import Write, Writer
+from tierline.core.link.writer import Write, Writer, writing
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
 
@@ -87,29 +87,16 @@ class Attachment:
 
     async def serve(self, read: Read, write: Write) -> None:
         """Run the stream until the peer ends it; errors of `read` and `write` pass through."""
-        reader = asyncio.current_task()
-        assert reader is not None
-        failures: list[BaseException] = []
-
-        def failed(error: BaseException) -> None:
-            if not isinstance(error, asyncio.CancelledError):
-                failures.append(error)
-                reader.cancel()
-
-        writer = self._writer = Writer(write, self._next_parcel, failed)
-        self._desk.attached(self)
-        writer.kick()
-        try:
-            while (raw := await read()) is not None:
-                self.take(raw)
-        except asyncio.CancelledError:
-            if failures:
-                raise failures[0] from None
-            raise
-        finally:
-            writer.close()
-            self._writer = None
-            self._desk.detached(self)
+        with writing(write, self._next_parcel) as writer:
+            self._writer = writer
+            self._desk.attached(self)
+            writer.kick()
+            try:
+                while (raw := await read()) is not None:
+                    self.take(raw)
+            finally:
+                self._writer = None
+                self._desk.detached(self)
 
     def take(self, raw: bytes) -> None:
         """One parcel of the peer. Raises BadFrame, PeerRejected."""

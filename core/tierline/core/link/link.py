@@ -7,7 +7,6 @@ would cost every sample one more turn of the event loop.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from tierline.core.errors import BadFrame
 from tierline.core.link.messages import Body, Features, Frame, Open, Part, Verdict
 from tierline.core.link.session import Session
-from tierline.core.link.writer import Write, Writer
+from tierline.core.link.writer import Write, Writer, writing
 from tierline.core.protocols import Clock
 from tierline.core.types import Payload
 from tierline.core.wire import FRAME_OVERHEAD_BYTES, frame_from_wire, frame_to_wire, parse_frame
@@ -106,29 +105,16 @@ class Link:
 
     async def serve(self, read: Read, write: Write) -> None:
         """Run one opened stream until the peer ends it; errors of `read` and `write` pass through."""
-        reader = asyncio.current_task()
-        assert reader is not None
-        failures: list[BaseException] = []
-
-        def failed(error: BaseException) -> None:
-            if not isinstance(error, asyncio.CancelledError):
-                failures.append(error)
-                reader.cancel()
-
-        writer = self._writer = Writer(write, self._next_message, failed)
-        writer.kick()
-        try:
-            while (raw := await read()) is not None:
-                self._take(raw)
-        except asyncio.CancelledError:
-            if failures:
-                raise failures[0] from None
-            raise
-        finally:
-            self.is_up = False
-            writer.close()
-            if self._writer is writer:
-                self._writer = None
+        with writing(write, self._next_message) as writer:
+            self._writer = writer
+            writer.kick()
+            try:
+                while (raw := await read()) is not None:
+                    self._take(raw)
+            finally:
+                self.is_up = False
+                if self._writer is writer:
+                    self._writer = None
 
     def _take(self, raw: bytes) -> None:
         arrived_ns = self._clock.now_ns()

@@ -8,7 +8,8 @@ calls back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -69,6 +70,29 @@ class Writer:
                 awaited = asyncio.get_running_loop().create_future()
                 asyncio.get_running_loop().call_soon(_finish, awaited)
             return awaited
+
+
+@contextmanager
+def writing(write: Write, next_message: Callable[[], bytes | None]) -> Iterator[Writer]:
+    """A Writer beside the task that reads the stream: where a write fails, that task's block ends with the error."""
+    reader = asyncio.current_task()
+    assert reader is not None
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        if not isinstance(error, asyncio.CancelledError):
+            failures.append(error)
+            reader.cancel()
+
+    writer = Writer(write, next_message, failed)
+    try:
+        yield writer
+    except asyncio.CancelledError:
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        writer.close()
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -85,9 +85,6 @@ class Gauge(Counter):
         with self._lock:
             self.value += amount
 
-    def dec(self, amount: float = 1.0) -> None:
-        self.inc(-amount)
-
 
 class Histogram:
     """Counts of values by fixed upper bounds, with their sum."""
