@@ -29,11 +29,13 @@ FRAME_OVERHEAD_BYTES = 14
 """gRPC's message prefix (5) and one HTTP/2 DATA frame header (9), which no message counts itself."""
 
 
-def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor) -> None:
+def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor, *, with_data: bool = True) -> None:
+    """`with_data=False`: all but `data`, for who appends that."""
     into.codec = payload.codec
     into.dtype = payload.dtype
     into.shape.extend(payload.shape)
-    into.data = payload.data
+    if with_data:
+        into.data = payload.data
     into.crc32 = zlib.crc32(payload.data)
     if payload.params:
         into.params.update(payload.params)

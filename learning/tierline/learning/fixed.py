@@ -20,6 +20,8 @@ from tierline.core.errors import BadFrame
 
 FRACTION_BITS = 32
 _WEIGHT_BITS = 32
+_BLOCK = 1 << 15
+"""Values at a time, so that they stay in the processor's cache from one step to the next."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -41,7 +43,7 @@ class WeightedSum:
         return math.ldexp(self.weight_units, -_WEIGHT_BITS)
 
     def sum(self) -> npt.NDArray[np.float64]:
-        return np.ldexp(self.integers.astype(np.float64), -self.fraction_bits)
+        return np.multiply(self.integers, 2.0**-self.fraction_bits, dtype=np.float64)
 
     def mean(self) -> npt.NDArray[np.float64]:
         mean: npt.NDArray[np.float64] = self.sum() / self.weight
@@ -64,11 +66,19 @@ def contribution(
     if not np.isfinite(value.flat).all():
         name = next(name for name, view in value.items() if not np.isfinite(view).all())
         raise BadFrame(f"{where}: {name!r} holds values that are not finite; a smaller lr may help")
-    scaled = np.rint(value.flat.astype(np.float64) * math.ldexp(units, fraction_bits - _WEIGHT_BITS))
-    if int(np.abs(scaled).max(initial=0.0)) * num_members >= 2**63:
+    factor = math.ldexp(units, fraction_bits - _WEIGHT_BITS)
+    integers = np.empty(value.flat.shape, np.int64)
+    largest_scaled = 0.0
+    for start in range(0, len(integers), _BLOCK):
+        scaled = np.multiply(value.flat[start : start + _BLOCK], factor, dtype=np.float64)
+        np.rint(scaled, out=scaled)
+        largest_scaled = max(largest_scaled, float(scaled.max()), -float(scaled.min()))
+        with np.errstate(invalid="ignore"):  # too large: refused below
+            integers[start : start + _BLOCK] = scaled
+    if int(largest_scaled) * num_members >= 2**63:
         largest = float(np.abs(value.flat).max())
         raise BadFrame(
             f"{where}: {num_members} values of {largest:.3g} with weight {weight:.3g} overflow a sum with "
             f"{fraction_bits} fraction bits; use smaller weights or fewer bits"
         )
-    return WeightedSum(scaled.astype(np.int64), units, fraction_bits)
+    return WeightedSum(integers, units, fraction_bits)

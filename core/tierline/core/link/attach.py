@@ -71,7 +71,7 @@ class Attachment:
         """Bytes of the first letter that have left."""
         self._num_received = 0
         self._head: Head | None = None
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._num_missing = 0
         self._writer: Writer | None = None
 
@@ -151,7 +151,7 @@ class Attachment:
         if room == 0:
             return None
         letter, start = self._letters[0], self._num_cut
-        data = letter.content[start : start + room]
+        data = memoryview(letter.content)[start : start + room]
         self._num_cut += len(data)
         if self._num_cut == len(letter.content):
             self._letters.popleft()

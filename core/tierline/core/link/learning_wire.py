@@ -6,7 +6,7 @@ Raises BadFrame, CorruptPayload, ShapeMismatch or UnknownCodec, never anything e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -30,6 +30,9 @@ from tierline.core.link.letters import (
 from tierline.core.types import Array, NodeId, Payload, TensorSpec
 from tierline.core.wire import tensor_from_wire, tensor_to_wire
 from tierline.v1 import learning_pb2 as pb
+from tierline.v1 import tensor_pb2
+
+_Bytes = bytes | memoryview
 
 SUM = "sum"
 """Name of the tensor of a part of a sum."""
@@ -48,10 +51,12 @@ _MAX_WEIGHT_BYTES = 16
 def parcel_to_wire(parcel: Parcel) -> bytes:
     out = pb.Parcel()
     if isinstance(parcel, Piece):
-        out.piece.data = parcel.data
+        piece = pb.Piece()
         if parcel.head is not None:
-            _head_to_wire(parcel.head, parcel.num_bytes, out.piece.head)
-    elif isinstance(parcel, Received):
+            _head_to_wire(parcel.head, parcel.num_bytes, piece.head)
+        inner = [piece.SerializeToString(), *_field(pb.Piece.DATA_FIELD_NUMBER, [parcel.data])]
+        return b"".join(_field(pb.Parcel.PIECE_FIELD_NUMBER, inner))
+    if isinstance(parcel, Received):
         out.received_bytes = parcel.num_bytes
     elif isinstance(parcel, Settled):
         out.settled.run, out.settled.sender, out.settled.receiver = parcel.run, parcel.sender, parcel.receiver
@@ -99,8 +104,7 @@ def parcel_from_wire(raw: bytes) -> Parcel:
 def content_to_bytes(content: Content, where: str) -> bytes:
     """Raises ShapeMismatch for an array or a number that the wire does not carry; `where` names the letter."""
     out = pb.Content()
-    for name, array in content.arrays.items():
-        _tensor_to_wire(name, array, out, where)
+    tensors = [part for name, array in content.arrays.items() for part in _tensor_to_wire(name, array, where)]
     for name, value in content.numbers.items():
         if not isinstance(value, int):
             out.fractions[name] = value
@@ -110,12 +114,12 @@ def content_to_bytes(content: Content, where: str) -> bytes:
             raise ShapeMismatch(f"{where}: the whole number {name!r} does not fit into 64 bits")
     if content.part is not None:
         part = content.part
-        _tensor_to_wire(SUM, part.integers, out, where)
+        tensors += _tensor_to_wire(SUM, part.integers, where)
         out.sum.fraction_bits = part.fraction_bits
         out.sum.weight_units = part.weight_units.to_bytes(_MAX_WEIGHT_BYTES, "little").rstrip(b"\0")
         out.sum.members.extend(part.members)
         out.sum.group.extend(part.group)
-    return out.SerializeToString()
+    return b"".join([*tensors, out.SerializeToString()])
 
 
 def content_from_bytes(raw: bytes) -> Content:
@@ -165,14 +169,35 @@ def _head_from_wire(head: pb.Head) -> Head:
     )
 
 
-def _tensor_to_wire(name: str, array: Array, out: pb.Content, where: str) -> None:
+def _tensor_to_wire(name: str, array: Array, where: str) -> list[_Bytes]:
+    """Field `tensors` of a Content."""
     try:
         payload = coding.codec_for("raw").encode(array)
     except ShapeMismatch as error:
         raise ShapeMismatch(f"{where}: {name!r}: {error}") from None
-    named = out.tensors.add()
-    named.name = name
-    tensor_to_wire(payload, named.tensor)
+    header = tensor_pb2.Tensor()
+    tensor_to_wire(payload, header, with_data=False)
+    tensor = [header.SerializeToString(), *_field(tensor_pb2.Tensor.DATA_FIELD_NUMBER, [payload.data])]
+    named = [
+        tensor_pb2.NamedTensor(name=name).SerializeToString(),
+        *_field(tensor_pb2.NamedTensor.TENSOR_FIELD_NUMBER, tensor),
+    ]
+    return _field(pb.Content.TENSORS_FIELD_NUMBER, named)
+
+
+def _field(number: int, parts: Sequence[_Bytes]) -> list[_Bytes]:
+    """A field of protobuf whose value is bytes or a message, without copying what is long: setting it in a message and
+    serialising that would copy it twice."""
+    return [_varint(number << 3 | 2), _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _array(payload: Payload) -> Array:

@@ -73,7 +73,7 @@ class Present:
 class Piece:
     """Some bytes of a letter; the first piece has its head and the length of the whole."""
 
-    data: bytes
+    data: bytes | memoryview
     head: Head | None = None
     num_bytes: int = 0
 
