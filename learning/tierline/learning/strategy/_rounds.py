@@ -77,6 +77,10 @@ class Round:
     def hear_each(self, t: Turn, x: Params, *extra: Params) -> Effects[Inbox]:
         """The server's half where messages come whole: send `x`, wait for what each worker tells as "fitted"."""
         yield from self._tell(t, x, *extra)
+        return (yield from self.replies(t))
+
+    def replies(self, t: Turn) -> Effects[Inbox]:
+        """What each worker tells as "fitted"."""
         workers = self.workers(t)
         got = dict((yield from exchange("fitted", {}, workers, quorum=1)))
         num_more = (len(workers) if self.quorum is None else self.quorum) - 1
