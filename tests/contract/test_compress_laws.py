@@ -39,6 +39,8 @@ class Case:
 
 
 CASES = (
+    Case("affine", 8, fixed=96),
+    Case("affine", 3, fixed=96, options={"bits": 3, "rounding": "stochastic"}),
     Case("compressive_sampling", 1.5),
     Case("compressive_sampling", 0.25 * math.log2(3) + 0.3, options={"share": 0.25, "steps": 1, "decoder": "mmse"}),
     Case("dgc", 0.002 * (32 + 12)),

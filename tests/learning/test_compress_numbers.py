@@ -319,3 +319,12 @@ def test_dithered_factors_are_right_in_the_mean() -> None:
     assert np.abs(deviation).max() < 4
     expected = made.expected_error(factors)
     assert ((rows - g) ** 2).sum(axis=(1, 2)).mean() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_even_rounding_costs_a_twelfth_of_a_step_squared(bits: int) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, 200_000).astype(np.float32)
+    made = catalog.make("compress", "affine", bits=bits)
+    y = made.expand(key(), made.compress(key(), x))
+    step = (float(x.max()) - float(x.min())) / (2**bits - 1)
+    assert np.mean((y - x) ** 2.0) == pytest.approx(step**2 / 12, rel=0.02)
