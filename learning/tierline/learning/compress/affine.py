@@ -66,7 +66,7 @@ class Affine(Stateless):
         lo, hi = float(x.min()), float(x.max())
         step = max((hi - lo) / self._steps, 2.0**-126)
         rounding = 4 * float(np.finfo(np.float32).eps) * (abs(lo) + abs(hi))
-        return x.size * (step / 2 + rounding) ** 2
+        return float(x.size * (step / 2 + rounding) ** 2)
 
     def max_bytes(self, update: Array | Factors) -> int:
         return message_bytes(coded_bytes(self._token, (1, math.prod(update.shape))))
