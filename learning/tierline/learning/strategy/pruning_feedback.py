@@ -9,8 +9,8 @@ Lin, Stich, Barba, Dmitriev, Jaggi, "Dynamic Model Pruning with Feedback", ICLR 
 Deviations: in the paper one machine trains, here workers compute the gradient and the server holds w; momentum and
 weight decay are those of the job.
 Sends a bit per weight that may go and the weights that stayed; dense gradients come back. The server remembers w, u, m.
-Status: partial (against its formula; on digits at 90 %: above one-shot pruning, which is above a random mask. The
-paper's CIFAR-10 numbers were not tried).
+Status: partial (against its formula; on digits at 95 % above one-shot pruning while the learning rate decays, below it
+with a steady one: docs/algorithms.md. The paper's CIFAR-10 numbers were not tried).
 """
 
 from __future__ import annotations
