@@ -33,6 +33,7 @@ CONTENDERS: tuple[tuple[str, dict[str, object]], ...] = (
     ("randomk", {"share": 0.1}),
     ("sign", {}),
     ("one_bit", {}),
+    ("affine", {}),
     ("qsgd", {}),
     ("qsgd", {"steps": 1, "norm": "max"}),
     ("terngrad", {}),
