@@ -25,10 +25,10 @@ from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
 from tierline.core.link.session import Session
+from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
 from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
 from tierline.core.protocols import Source
-from tierline.core.tasks import end
 from tierline.core.types import NodeId, Tier
 from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore

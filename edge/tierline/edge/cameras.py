@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from tierline.core.errors import PlanError, TierlineError
 from tierline.core.flow.node import Node
 from tierline.core.link.messages import CaptureNow
+from tierline.core.link.tasks import together
 from tierline.core.protocols import Capture, Outcome, Sink, Source
-from tierline.core.tasks import together
 from tierline.core.types import NodeId, SampleId
 
 LOG = logging.getLogger("tierline.edge")

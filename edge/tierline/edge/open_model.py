@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tierline.core.flow.node import Node
 from tierline.core.flow.whole import Whole
 from tierline.core.link.open_inference import Card, Verdict
-from tierline.core.tasks import together
+from tierline.core.link.tasks import together
 from tierline.core.types import Array
 from tierline.edge.service import Access
 

@@ -26,7 +26,7 @@ from tierline.core.errors import TierlineError
 from tierline.core.link.attach import keep_attached, learning_handler
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.listen import why_not
-from tierline.core.tasks import end
+from tierline.core.link.tasks import end
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.driver._near import phases

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from tierline.core.errors import BadFrame, PeerRejected
 from tierline.core.link.attach import Attachment
 from tierline.core.link.letters import Declined, Letter, Note, Present
+from tierline.core.link.tasks import together
 from tierline.core.protocols import Clock
-from tierline.core.tasks import together
 from tierline.core.types import NodeId
 from tierline.learning.driver._compute import ask
 from tierline.learning.driver._relay import HOLD_S, PreAdder

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tierline.core.tasks import together
+from tierline.core.link.tasks import together
 
 
 async def waits(ended: list[str]) -> None:
