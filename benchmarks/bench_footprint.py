@@ -5,7 +5,8 @@
 The Bundle of the wheel on real processes: one cloud, one edge node, and devices with one view each and 32 samples in
 flight (two by default: what a node holds per sample does not depend on their number, what a sample costs does).
 Prints JSON lines: an environment stamp, `start` (seconds from exec to the ready line of a device whose parents run
-already, with an empty state folder, so the Bundle is fetched), and `memory` (MiB per node at 10, 50 and 100 % of the
+already, with an empty state folder, so the Bundle is fetched; `cpu_s` is the median of the CPU time that this took,
+which other work on the machine hardly changes), and `memory` (MiB per node at 10, 50 and 100 % of the
 samples that the edge node answered). Every figure with a limit stands beside it; one that is not held ends the run
 with exit code 1. A device must have loaded the base dependencies only.
 """
@@ -58,8 +59,8 @@ def fleet_spec(num_devices: int) -> FleetSpec:
     )
 
 
-def seconds_to_ready(file: Path, folder: Path, number: int) -> tuple[float, list[str]]:
-    """Start the device of `file` with a state folder of its own; also what it loaded beyond the base."""
+def seconds_to_ready(file: Path, folder: Path, number: int) -> tuple[float, float, list[str]]:
+    """Start the device of `file` with a state folder of its own; its CPU time, and what it loaded beyond the base."""
     command = [*node_command("edge", file), "--set", f"node.state_dir={folder / f'fresh-{number}'}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     log = (folder / "starts.log").open("ab")
@@ -68,11 +69,13 @@ def seconds_to_ready(file: Path, folder: Path, number: int) -> tuple[float, list
         assert device.stdout and device.stdin
         line = device.stdout.readline()
         elapsed = time.perf_counter() - began
+        user, system = Path(f"/proc/{device.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         maps = Path(f"/proc/{device.pid}/maps").read_text()
         device.stdin.close()
         device.wait(10)
     assert json.loads(line)["event"] == "ready"
-    return elapsed, [name for name in EXTRAS if f"/{name}/" in maps]
+    cpu_s = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return elapsed, cpu_s, [name for name in EXTRAS if f"/{name}/" in maps]
 
 
 def resident_mib(pids: Mapping[str, int]) -> dict[str, float]:
@@ -110,10 +113,11 @@ def measure_start(fleet: Fleet, folder: Path, num_starts: int) -> dict[str, Any]
     fleet.kill("device-0")
     found = [seconds_to_ready(file, folder, number) for number in range(num_starts)]
     fleet.restart("device-0")
-    extras = sorted({name for _, names in found for name in names})
+    extras = sorted({name for _, _, names in found for name in names})
     return {
-        "seconds": [round(seconds, 3) for seconds, _ in found],
-        "ready_s": limit(statistics.median(seconds for seconds, _ in found), READY_LIMIT_S),
+        "seconds": [round(seconds, 3) for seconds, _, _ in found],
+        "cpu_s": statistics.median(cpu_s for _, cpu_s, _ in found),
+        "ready_s": limit(statistics.median(seconds for seconds, _, _ in found), READY_LIMIT_S),
         "extras_loaded": {"value": extras, "limit": [], "held": not extras},
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.configs import AGENT
 
 from tierline.cli.doctor import kernels
 from tierline.cli.main import main
@@ -21,15 +22,6 @@ from tierline.core.coding import codec_for
 from tierline.core.errors import MissingDependency
 from tierline.kernels import affine, build, cubin, library
 from tierline.kernels.cuda import CudaError, Device
-
-AGENT = """schema = 1
-[node]
-id = "orin-1"
-parent = "127.0.0.1:7443"
-[[source]]
-view = "cam-1"
-uri = "folder:./samples"
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -14,18 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.configs import AGENT
 
 from tierline.cli import app, main, signals
 from tierline.core import errors
-
-AGENT = """schema = 1
-[node]
-id = "orin-1"
-parent = "127.0.0.1:7443"
-[[source]]
-view = "cam-1"
-uri = "folder:./samples"
-"""
 
 HIERARCHY = """schema = 1
 name = "gate"

@@ -101,7 +101,6 @@ def test_the_files_are_what_nodes_read(tmp_path: Path, bundle: Path, monkeypatch
         plan=PlanKnobs(mode="eager", thresholds={"local": 0.8}),
         sources=[SourceConfig("v1", "dataset:./x.npz?rate=5", in_flight=3)],
         sinks={"device-1": ["jsonl:out.jsonl"]},
-        metrics=True,
     )
     run = tmp_path / "run"
     with Fleet(spec, run, command=script()) as fleet:
@@ -116,10 +115,8 @@ def test_the_files_are_what_nodes_read(tmp_path: Path, bundle: Path, monkeypatch
         assert (device.node.parent, device.node.listen) == (fleet.address("edge"), "")
         assert device.source == (SourceConfig("v1", f"dataset:{tmp_path}/x.npz?rate=5", in_flight=3),)
         assert device.sink[0].uri == f"jsonl:{tmp_path}/out.jsonl"
-        assert device.metrics.listen == fleet.metrics_address("device-1")
         assert device.state_dir == run / "state" / "device-1"
-        ports = {fleet.address(n) for n in ("cloud", "edge")} | {fleet.metrics_address(n.id) for n in HIERARCHY.nodes}
-        assert len(ports) == 6
+        assert fleet.address("cloud") != fleet.address("edge")
 
 
 def test_children_see_one_thread_and_no_overrides(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,17 @@ from tierline.edge.agent import run_agent
 from tierline.edge.config import AgentConfig, Node, SourceConfig
 
 NOBODY = "127.0.0.1:9"
+JOINING = """
+import sys
+import tierline.edge.agent
+from tierline.core import catalog
+from tierline.core.flow.negotiate import offered_codecs
+assert "webp" in offered_codecs()
+for room, name in (("engine", "onnxruntime"), ("source", "dataset"), ("task", "classification")):
+    catalog.load(room, name)
+print(*sorted({"torch", "onnx", "onnxscript", "sklearn", "cryptography", "PIL", "rich", "typer"} & set(sys.modules)))
+"""
+"""What a device imports until its first sample."""
 
 
 @pytest.mark.parametrize(
@@ -38,3 +51,8 @@ def test_a_bad_source_is_found_without_the_parent(
 
     with pytest.raises(error, match=message):
         asyncio.run(start())
+
+
+def test_a_joining_device_imports_nothing_that_few_need() -> None:
+    result = subprocess.run([sys.executable, "-c", JOINING], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

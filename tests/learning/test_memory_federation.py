@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.support.scripts import A, B, C, D, X
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
@@ -32,9 +33,6 @@ from tierline.learning.effects import (
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.half import Half
 from tierline.learning.rule import Traits, Turn
-
-A, B, C, D = (NodeId(name) for name in "abcd")
-X = Params.from_arrays({"w": np.arange(1, 5, dtype=np.float32)})
 
 
 class Echo:

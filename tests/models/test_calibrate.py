@@ -12,7 +12,6 @@ from tierline.models.calibrate import (
     MAX_POINTS,
     calibrate,
     ddnn_bytes,
-    ddnn_bytes_early,
     feature_bytes,
     parse_goal,
     payload_bytes,
@@ -134,6 +133,3 @@ def test_formulas_give_the_published_bytes() -> None:
     assert ddnn_bytes(3, 0.0, 128) == 140
     assert round(ddnn_bytes(3, 0.6082, 128)) == 62
     assert ddnn_bytes(3, 1.0, 128) == 12
-    # The authors' older table: 128 bytes and 57.
-    assert ddnn_bytes_early(3, 0.0, 128) == 128
-    assert int(ddnn_bytes_early(3, 0.6082, 128)) == 57

@@ -273,3 +273,26 @@ def with_join(plan: Plan, **changes: Any) -> Plan:
 
 def damaged(payload: Payload) -> Payload:
     return replace(payload, data=payload.data[:-1])
+
+
+def told(bench: Bench) -> set[tuple[str, str, int]]:
+    """The distinct verdicts, once every view of sample 0 was told."""
+    verdicts = bench.verdicts()
+    assert set(verdicts) == {(view, 0) for view in VIEWS}
+    return set(verdicts.values())
+
+
+def escalated(bench: Bench) -> m.Part:
+    parts = bench.port.take_up(m.Part)
+    assert len(parts) == 1
+    return parts[0]
+
+
+def climb(bench: Bench) -> m.Part:
+    """Bring sample 0 to the parent."""
+    bench.connect_devices()
+    bench.send_all(0)
+    bench.step()
+    bench.answer_pulls()
+    bench.step()
+    return escalated(bench)

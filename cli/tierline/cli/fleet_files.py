@@ -17,7 +17,7 @@ from tierline.cloud.config import CloudConfig, Enrol, PlanKnobs
 from tierline.cloud.config import Node as CloudNode
 from tierline.cloud.hierarchy import HierarchyFile
 from tierline.core.config import absolute_uri
-from tierline.core.config.sections import NODE_ID, Engine, Metrics, Tls
+from tierline.core.config.sections import NODE_ID, Engine, Tls
 from tierline.core.errors import ConfigError
 from tierline.core.plan import Hierarchy, HierarchyNode, Join
 from tierline.core.types import Tier
@@ -43,8 +43,6 @@ class FleetSpec:
     link: str | Mapping[str, Any] | Mapping[Tier, str] | None = None
     """One emulated link for all, or one by the tier of the child: `{Tier.DEVICE: "wifi", Tier.EDGE: "lte"}`."""
     tls: bool = False
-    metrics: bool = False
-    """Whether every node serves Prometheus metrics."""
     access: bool = False
     """Whether nodes that host views listen without children, too, so that programs can ask them."""
 
@@ -72,10 +70,9 @@ class FleetSpec:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where everything listens: nodes with children, metrics, and relays by (parent, link)."""
+    """Where everything listens: nodes with children, and relays by (parent, link)."""
 
     nodes: dict[str, str]
-    metrics: dict[str, str]
     relays: dict[tuple[str, str], str]
 
 
@@ -86,7 +83,6 @@ def choose_addresses(spec: FleetSpec) -> Addresses:
         for node in spec.hierarchy.nodes
         if not node.parent or spec.hierarchy.children(node.id) or (spec.access and node.views)
     ]
-    metrics = [node.id for node in spec.hierarchy.nodes] if spec.metrics else []
     relays = dict.fromkeys((n.parent, spec.link_of(n)) for n in spec.hierarchy.nodes if n.parent and spec.link_of(n))
     with contextlib.ExitStack() as stack:
 
@@ -95,7 +91,7 @@ def choose_addresses(spec: FleetSpec) -> Addresses:
             taken.bind((HOST, 0))
             return f"{HOST}:{taken.getsockname()[1]}"
 
-        return Addresses({n: free() for n in nodes}, {n: free() for n in metrics}, {r: free() for r in relays})
+        return Addresses({n: free() for n in nodes}, {r: free() for r in relays})
 
 
 def write_files(spec: FleetSpec, folder: Path, addresses: Addresses, join_name: str = "run") -> dict[str, Path]:
@@ -137,7 +133,6 @@ def _cloud(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> CloudC
         node=CloudNode(node.id, addresses.nodes[node.id]),
         engine=spec.engine,
         enrol=Enrol(),
-        metrics=Metrics(addresses.metrics.get(node.id, "")),
         plan=spec.plan,
         tls=Tls(),
     )
@@ -157,7 +152,6 @@ def _agent(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> AgentC
         engine=spec.engine,
         source=tuple(msgspec.structs.replace(source, uri=absolute_uri(source.uri, here)) for source in sources),
         sink=tuple(SinkConfig(absolute_uri(uri, here)) for uri in spec.sinks.get(node.id, ())),
-        metrics=Metrics(addresses.metrics.get(node.id, "")),
     )
 
 

@@ -86,7 +86,7 @@ class Fleet:
         self._command, self._on_line, self._on_ready = command, on_line, on_ready
         self._children: dict[str, Child] = {}
         self._changes: queue.SimpleQueue[Child] = queue.SimpleQueue()
-        self._addresses = Addresses({}, {}, {})
+        self._addresses = Addresses({}, {})
         self._files: dict[str, Path] = {}
         self._env = environment()
 
@@ -121,9 +121,6 @@ class Fleet:
     def address(self, node: str) -> str:
         """host:port where a node with children listens; the real one, not its relay's."""
         return self._addresses.nodes[node]
-
-    def metrics_address(self, node: str) -> str:
-        return self._addresses.metrics[node]
 
     def log(self, node: str) -> Path:
         return self.logs / f"{node}.log"

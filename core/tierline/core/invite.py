@@ -160,18 +160,6 @@ class InviteStore:
         if not known and not num_open:
             raise SecurityError(f"node {node_id!r}: never invited here; `tierline node ls` lists the nodes")
 
-    def is_revoked(self, *, node_id: str | None = None, serial: str | None = None) -> bool:
-        """Whether this certificate was revoked, or this node has certificates but none that still counts."""
-        with self._transaction("DEFERRED") as db:
-            if serial is not None:
-                row = db.execute("SELECT revoked FROM certificate WHERE serial = ?", (serial,)).fetchone()
-                if row is not None and row[0] is not None:
-                    return True
-            if node_id is None:
-                return False
-            rows = db.execute("SELECT revoked FROM certificate WHERE node_id = ?", (node_id,)).fetchall()
-        return bool(rows) and all(revoked is not None for (revoked,) in rows)
-
     def revoked_serials(self) -> tuple[str, ...]:
         """Of certificates that would otherwise still be valid."""
         with self._transaction("DEFERRED") as db:

@@ -25,6 +25,7 @@ from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
 from tierline.core.link.link import Link
 from tierline.core.link.session import Session
+from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
 from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
 from tierline.core.protocols import Source
@@ -115,9 +116,7 @@ class Agent:
         finally:
             self._is_stopping = True
             self.node.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             await self.host.stop()
 
     # --- the link to the parent -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tierline.core.errors import PlanError, TierlineError
 from tierline.core.flow.node import Node
 from tierline.core.link.messages import CaptureNow
+from tierline.core.link.tasks import together
 from tierline.core.protocols import Capture, Outcome, Sink, Source
 from tierline.core.types import NodeId, SampleId
 
@@ -101,14 +102,9 @@ class Cameras:
 
     async def run(self) -> None:
         """Until cancelled; a source that ends leaves the others running."""
-        tasks = [asyncio.create_task(self._watch(camera)) for camera in self._cameras.values()]
-        tasks.append(asyncio.create_task(self._deliver()))
         try:
-            await asyncio.gather(*tasks)
+            await together([*(self._watch(camera) for camera in self._cameras.values()), self._deliver()])
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for camera in self._cameras.values():
                 await camera.source.close()
             await self._deliver_rest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from tierline.core.flow.node import Node
 from tierline.core.flow.whole import Whole
 from tierline.core.link.open_inference import Card, Verdict
+from tierline.core.link.tasks import together
 from tierline.core.types import Array
 from tierline.edge.service import Access
 
@@ -30,15 +30,9 @@ class OpenModel:
         if not self._hosted():
             return await self._whole.infer(images)
         num_rows = len(next(iter(images.values())))
-        tasks = [
-            asyncio.ensure_future(self._access.answer({view: x_B[row] for view, x_B in images.items()}, None, 0.0))
-            for row in range(num_rows)
-        ]
-        try:
-            outcomes = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        outcomes = await together(
+            self._access.answer({view: x_B[row] for view, x_B in images.items()}, None, 0.0) for row in range(num_rows)
+        )
         return [Verdict(outcome.answer, outcome.exit, outcome.degraded) for outcome in outcomes]
 
     def _hosted(self) -> tuple[str, ...]:

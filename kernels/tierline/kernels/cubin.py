@@ -32,20 +32,6 @@ TARGETS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_1
 """What a build ahead of time makes: desktop and datacentre GPUs, Jetson Orin (87) and Thor (110)."""
 FLAGS = ("-std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 
-_ENTRY = re.compile(
-    r"Compiling entry function '(\w+)' for '\w+'.*?"
-    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
-    re.DOTALL,
-)
-
-
-class Resources(NamedTuple):
-    """What one entry takes, per thread, by the assembler's own report."""
-
-    registers: int
-    stack_bytes: int
-    spill_bytes: int
-
 
 class Toolchain(NamedTuple):
     """A compiler of cubins: `compile(unit, headers, arch, flags)` gives image and log, or raises BuildError."""
@@ -135,14 +121,6 @@ def build(targets: Iterable[str] = TARGETS, toolchain: Toolchain | None = None) 
 def refuses(message: str) -> bool:
     """Whether a compiler's message says that it does not know the architecture, rather than that the source is bad."""
     return bool(re.search(r"(unsupported|invalid value for|not defined for|is not supported).*arch", message, re.I))
-
-
-def resources(log: str) -> dict[str, Resources]:
-    """Of every entry that an assembler's verbose log names."""
-    found = {}
-    for name, stack, stores, loads, registers in _ENTRY.findall(log):
-        found[name] = Resources(int(registers), int(stack), int(stores) + int(loads))
-    return found
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -30,11 +30,6 @@ def ddnn_bytes(num_classes: int, local_share: float, feature_bytes: float) -> fl
     return 4.0 * num_classes + (1.0 - local_share) * feature_bytes
 
 
-def ddnn_bytes_early(num_classes: int, local_share: float, feature_bytes: float) -> float:
-    """The authors' older form, l 4 |C| + (1 - l) f o / 8: class scores are paid for by samples that leave only."""
-    return local_share * 4.0 * num_classes + (1.0 - local_share) * feature_bytes
-
-
 def feature_bytes(manifest: Manifest, level: int) -> float:
     """Coded bytes of one row of a level's feature (level 0: of one device)."""
     section = next(iter(manifest.levels[level].sections.values()))

@@ -73,7 +73,19 @@ def make_bundle(
         )
     cloud = {ANY_VIEW: _section("cloud", model.cloud, "fused", files, root=True)}
     levels.append(Level(tier=Tier.CLOUD, sections=cloud, exit=Exit(name="cloud", rule=config.exit_rule)))
-    manifest = Manifest(
+    return write_bundle(folder, first_manifest(name, labels, preprocess, views, levels, origin or {}), files)
+
+
+def first_manifest(
+    name: str,
+    labels: list[str],
+    preprocess: Preprocess,
+    views: list[str],
+    levels: list[Level],
+    origin: dict[str, str],
+) -> Manifest:
+    """Version 1 of a Bundle that names the class of a sample; its files are noted as they are written."""
+    return Manifest(
         schema=SCHEMA,
         name=name,
         version=1,
@@ -83,9 +95,8 @@ def make_bundle(
         views=views,
         levels=levels,
         files={},
-        origin=origin or {},
+        origin=origin,
     )
-    return write_bundle(folder, manifest, files)
 
 
 def with_calibration(bundle: Bundle, calibration: Calibration, origin: Mapping[str, str] | None = None) -> Bundle:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from tierline.core import catalog
-from tierline.core.bundle import SCHEMA, Bundle, Calibration, Exit, Level, Manifest, Preprocess, write_bundle
+from tierline.core.bundle import Bundle, Calibration, Exit, Level, Manifest, Preprocess, write_bundle
 from tierline.core.coding import codec_for
 from tierline.core.errors import BundleError, ConfigError
 from tierline.core.preprocess import Preprocessor
@@ -25,7 +25,7 @@ from tierline.models.calibrate import calibrate
 from tierline.models.cut import LOGITS, CutSection, cut, cut_nodes
 from tierline.models.data.folder import Files
 from tierline.models.evaluate import run_bundle
-from tierline.models.export import ANY_VIEW, view_names, with_calibration
+from tierline.models.export import ANY_VIEW, first_manifest, view_names, with_calibration
 from tierline.models.graph import Network, network_of, read_network
 from tierline.models.partition._graph import INPUT, CostGraph, Flow, Operator
 from tierline.models.train.ddnn import Views
@@ -146,18 +146,7 @@ def _manifest(
         )
         for index, (tier, piece) in enumerate(zip(tiers, sections, strict=True))
     ]
-    return Manifest(
-        schema=SCHEMA,
-        name=name,
-        version=1,
-        task="classification",
-        labels=labels,
-        preprocess=preprocess,
-        views=views,
-        levels=levels,
-        files={},
-        origin=origin,
-    )
+    return first_manifest(name, labels, preprocess, views, levels, origin)
 
 
 def _tiers(num_sections: int) -> tuple[Tier, ...]:

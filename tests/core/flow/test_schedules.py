@@ -12,7 +12,7 @@ from tiny_bundle import VIEWS
 
 from tierline.core.bundle import Bundle
 from tierline.core.coding import codec_for
-from tierline.core.flow import attendance, junction
+from tierline.core.flow import answers, attendance
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.link import messages as m
@@ -188,7 +188,7 @@ def test_the_residual_is_small(tiny_bundle: Bundle) -> None:
 
 
 def test_memory_is_bounded_by_what_is_in_flight(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(junction, "MAX_ANSWERED", 100)
+    monkeypatch.setattr(answers, "MAX_ANSWERED", 100)
     bench = Bench(tiny_bundle, thresholds={"local": 0.45, "edge": 0.4}, mode="eager")
     bench.connect_devices()
     for first in range(0, 20_000, 20):
@@ -208,8 +208,8 @@ def test_memory_is_bounded_by_what_is_in_flight(tiny_bundle: Bundle, monkeypatch
     bench.step()
     flow = bench.flow
     assert flow.num_open == 0 and not flow._joined and not flow._climb._waiting and not flow._climb._busy
-    assert len(flow._answered) == 100
-    assert not flow._replier._rows
+    assert len(flow._answers._given) == 100
+    assert not flow._answers._replier._rows
     assert len(flow._timers._heap) <= 1025
     bench.step(10_000)
     assert flow.next_deadline_ns() is None

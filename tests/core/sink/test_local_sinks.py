@@ -13,7 +13,7 @@ import pytest
 from tierline.core.errors import ConfigError
 from tierline.core.protocols import Outcome, Sink
 from tierline.core.telemetry.ledger import SPANS, Hop
-from tierline.core.telemetry.record import read_outcome
+from tierline.core.telemetry.record import outcome_line
 from tierline.core.types import Answer, NodeId, SampleId
 from tierline.core.uri import open_sink
 
@@ -59,7 +59,7 @@ def test_jsonl_appends_whole_lines_at_once(tmp_path: Path) -> None:
     async def go() -> None:
         first, second = open_sink(f"jsonl:{file}"), open_sink(f"jsonl:{file}")
         await first.put(outcome(1))
-        assert read_outcome(file.read_bytes()) == outcome(1)  # visible without a flush
+        assert file.read_bytes() == outcome_line(outcome(1))  # visible without a flush
         await second.put(outcome(2))
         await first.put(outcome(3))
         await first.close()
@@ -67,7 +67,7 @@ def test_jsonl_appends_whole_lines_at_once(tmp_path: Path) -> None:
 
     asyncio.run(go())
     put(open_sink(f"jsonl:{file}"), outcome(4))
-    assert [read_outcome(line) for line in file.read_text().splitlines()] == [outcome(i) for i in (1, 2, 3, 4)]
+    assert file.read_bytes() == b"".join(outcome_line(outcome(i)) for i in (1, 2, 3, 4))
 
 
 def test_jsonl_says_a_full_disk_once(caplog: pytest.LogCaptureFixture) -> None:

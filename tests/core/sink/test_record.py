@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from tierline.core.errors import DataError
 from tierline.core.protocols import Outcome
 from tierline.core.telemetry.ledger import SPANS, Hop
-from tierline.core.telemetry.record import outcome_line, outcome_record, read_outcome, trace_id
+from tierline.core.telemetry.record import outcome_line, outcome_record, trace_id
 from tierline.core.types import Answer, NodeId, SampleId
 
 SPANS_NS = tuple(1_000_003 * i for i in range(len(SPANS)))
@@ -50,28 +47,21 @@ def test_the_shape_is_fixed() -> None:
     assert hops[1] == {"node": "cloud", "tier": "cloud", "residence_ms": 1e-6, "spans_ms": {}}
 
 
-def test_a_line_is_json_and_reads_back_exactly() -> None:
+def test_a_line_is_one_line_of_json() -> None:
     line = outcome_line(OUTCOME)
     assert line.endswith(b"\n") and line.count(b"\n") == 1
     assert json.loads(line) == outcome_record(OUTCOME)
-    assert read_outcome(line) == OUTCOME
-    assert read_outcome(line.decode()) == OUTCOME
 
 
 def test_every_nanosecond_survives_the_milliseconds() -> None:
     for ns in (*range(1, 3_000_000, 7919), 86_400_000_000_001):
         hop = Hop("dev-1", "device", ns, (ns, *(0,) * (len(SPANS) - 1)))
         line = outcome_line(Outcome(OUTCOME.id, "v", Answer(0, "a", 1.0), "local", False, "", 1, 0, (hop,)))
-        assert read_outcome(line).ledger == (hop,)
+        (read,) = json.loads(line)["hops"]
+        assert [round(1e6 * ms) for ms in (read["residence_ms"], read["spans_ms"][SPANS[0]])] == [ns, ns]
 
 
 def test_without_ledger_and_truth() -> None:
     bare = Outcome(OUTCOME.id, "v", Answer(0, "a", 1.0), "local", False, "", 1, 0, ())
     assert outcome_record(bare)["total_ms"] == 0.0
-    assert read_outcome(outcome_line(bare)) == bare
-
-
-@pytest.mark.parametrize("line", ["", "{}", "[]", "3", '{"id": 3}', '{"id": {"origin": "a"}}'])
-def test_other_lines_are_refused(line: str) -> None:
-    with pytest.raises(DataError, match="not the record of an outcome"):
-        read_outcome(line)
+    assert outcome_record(bare)["truth"] is None and outcome_record(bare)["hops"] == []

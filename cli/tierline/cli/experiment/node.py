@@ -26,6 +26,7 @@ from tierline.core.errors import TierlineError
 from tierline.core.link.attach import keep_attached, learning_handler
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.listen import why_not
+from tierline.core.link.tasks import end
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.driver._near import phases
@@ -76,7 +77,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
         stack.callback(journal.close)
         stack.callback(office.close)
         tasks = [asyncio.ensure_future(_take_part(office, stage))]
-        stack.push_async_callback(_end, tasks)
+        stack.push_async_callback(end, tasks)
         if spec.listen:
             server = grpc.aio.server(options=CHANNEL_OPTIONS)
             server.add_generic_rpc_handlers((learning_handler(office, clock),))
@@ -99,12 +100,6 @@ async def _take_part(office: Office, stage: Scene) -> None:
     rounds = stage.setting.train.rounds
     await office.run({me: rounds if me == SERVER or not stage.is_asynchronous else None for me in stage.rules})
     await asyncio.Event().wait()
-
-
-async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _task(stage: Scene, run: str, metrics: Sequence[str], every: int) -> Task:

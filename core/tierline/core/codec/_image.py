@@ -1,4 +1,7 @@
-"""What the image codecs share: images of a batch as files, each behind its length."""
+"""What the image codecs share: images of a batch as files, each behind its length.
+
+Every node loads every codec as it joins, few code images: Pillow is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
 from tierline.core.codec._check import check_between, check_head, result
 from tierline.core.errors import CodecError, CorruptPayload, ShapeMismatch
@@ -46,6 +48,8 @@ def size_bounds(spec: TensorSpec, num_rows: int, codec: str) -> tuple[int, int]:
 
 def encode_files(x_B: Array, codec: str, form: str, **options: object) -> Payload:
     """Files of a batch of images. Raises ShapeMismatch for other arrays, CodecError where the library fails."""
+    from PIL import Image
+
     if x_B.ndim == 0:
         raise ShapeMismatch(f"{codec}: takes batches of images, got a scalar")
     spec = TensorSpec(str(x_B.dtype), x_B.shape[1:])
@@ -120,6 +124,8 @@ def _check_file(file: bytes, codec: str, read_head: Callable[[bytes], Head], lim
 
 
 def _pixels(file: bytes, codec: str, form: str, limit: TensorSpec) -> Array:
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(file), formats=(form,)) as image:
             if image.size != (limit.shape[2], limit.shape[1]):

@@ -67,7 +67,7 @@ class Link:
         """Queue a message. Returns False where it will not be sent: no connection, and not worth keeping."""
         if not self.is_up and not keep:
             return False
-        frame = self._session.post(body, self._clock.now_ns(), keep=keep, num_bytes=payload_bytes(body))
+        frame = self._session.post(body, self._clock.now_ns(), keep=keep)
         if self.is_up:
             self._outbox.append(frame)
             if self._writer is not None:

@@ -7,8 +7,6 @@ other the highest number it received without a gap, so that
 - a frame posted with `keep` is sent again after a reconnection until it is acknowledged, in order,
 - other frames (samples, which grow old) are not sent again: whoever posted them has answered without the peer,
 - a peer that restarted (new epoch) starts from nothing: kept frames go to it again, its numbering begins at 1.
-
-The bytes posted but not acknowledged are counted, which gives senders a bound to keep.
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ class _Posted:
     seq: int
     body: Body
     keep: bool
-    num_bytes: int
     posted_ns: int
 
 
@@ -47,7 +44,6 @@ class Session:
         self.node = node
         self.epoch = epoch
         self.peer_epoch = 0
-        self.unacked_bytes = 0
         self.rtt_ns = 0
         """Smoothed time from posting a frame to its acknowledgement, 0 until known. It includes the peer's work."""
         self.rtt_min_ns = 0
@@ -61,10 +57,6 @@ class Session:
     def received(self) -> int:
         """Highest number received without a gap in the peer's epoch."""
         return self._received
-
-    @property
-    def num_unacked(self) -> int:
-        return len(self._posted)
 
     @property
     def is_congested(self) -> bool:
@@ -90,14 +82,12 @@ class Session:
                 posted.seq = base + offset
             self._next_seq = base + len(kept) + 1
             self._posted = deque(kept)
-            self.unacked_bytes = sum(p.num_bytes for p in kept)
         return [Frame(p.seq, self._ack(), p.body) for p in self._posted]
 
-    def post(self, body: Body, now_ns: int, *, keep: bool = False, num_bytes: int = 0) -> Frame:
+    def post(self, body: Body, now_ns: int, *, keep: bool = False) -> Frame:
         """Number a message. The caller sends the frame if a connection is open."""
         frame = Frame(self._next_seq, self._ack(), body)
-        self._posted.append(_Posted(self._next_seq, body, keep, num_bytes, now_ns))
-        self.unacked_bytes += num_bytes
+        self._posted.append(_Posted(self._next_seq, body, keep, now_ns))
         self._next_seq += 1
         return frame
 
@@ -126,7 +116,6 @@ class Session:
         waiting = self._posted
         while waiting and waiting[0].seq <= ack:
             posted = waiting.popleft()
-            self.unacked_bytes -= posted.num_bytes
             if now_ns and posted.seq == ack:
                 sample = now_ns - posted.posted_ns
                 self.rtt_ns = sample if self.rtt_ns == 0 else (7 * self.rtt_ns + sample) // 8

@@ -36,10 +36,6 @@ class Hop:
     residence_ns: int
     spans_ns: tuple[int, ...]
 
-    def residual_ns(self, above_ns: int = 0) -> int:
-        """Residence not explained by measured spans, nor by `above_ns`, the parent's residence."""
-        return self.residence_ns - sum(self.spans_ns) - above_ns
-
     def named(self) -> dict[str, int]:
         """Non-zero spans by name."""
         return {name: ns for name, ns in zip(SPANS, self.spans_ns, strict=False) if ns}

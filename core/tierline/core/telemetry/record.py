@@ -9,16 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from tierline.core.errors import DataError
 from tierline.core.protocols import Outcome
-from tierline.core.telemetry.ledger import SPANS, Hop
-from tierline.core.types import Answer, NodeId, SampleId
+from tierline.core.types import SampleId
 
 _NS_PER_MS = 1e6
 
@@ -61,33 +58,3 @@ def trace_id(run: str, sample: SampleId) -> str:
 def outcome_line(outcome: Outcome) -> bytes:
     """The record as one line of JSON with its newline."""
     return msgspec.json.encode(outcome_record(outcome)) + b"\n"
-
-
-def read_outcome(line: bytes | str) -> Outcome:
-    """The inverse of `outcome_line`, exact to the nanosecond. Raises DataError for a line that is no record."""
-    try:
-        return _from_record(msgspec.json.decode(line))
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"not the record of an outcome: {type(error).__name__}: {error}") from error
-
-
-def _from_record(record: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        id=SampleId(NodeId(record["id"]["origin"]), record["id"]["epoch"], record["id"]["seq"]),
-        view=record["view"],
-        answer=Answer(record["index"], record["label"], record["confidence"]),
-        exit=record["exit"],
-        degraded=record["degraded"],
-        reason=record["reason"],
-        num_views=record["num_views"],
-        plan=record["plan"],
-        ledger=tuple(_hop(hop) for hop in record["hops"]),
-        truth=record["truth"],
-        run=record["run"],
-    )
-
-
-def _hop(hop: Mapping[str, Any]) -> Hop:
-    spans_ms = hop["spans_ms"]
-    spans_ns = tuple(round(spans_ms.get(name, 0.0) * _NS_PER_MS) for name in SPANS)
-    return Hop(hop["node"], hop["tier"], round(hop["residence_ms"] * _NS_PER_MS), spans_ns)

@@ -15,12 +15,13 @@ import numpy as np
 
 from tierline.core.arrays import Params
 from tierline.core.errors import BadFrame, CodecError, NodeFailed, PeerRejected, ShapeMismatch, TierlineError
-from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
-from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note, Part, Settled
+from tierline.core.link.learning_wire import content_from_bytes
+from tierline.core.link.letters import Content, Declined, Head, Letter, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job, loss_of
 from tierline.learning.driver._gather import Gather, check_total
 from tierline.learning.driver._near import Near, is_directed, seat
+from tierline.learning.driver._outbox import Outbox
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
 from tierline.learning.driver._step import open_exchange, open_reduce, turn_of
 from tierline.learning.driver.journal import Journal, Report, Saved
@@ -30,8 +31,6 @@ from tierline.learning.fixed import contribution
 from tierline.learning.rule import Rule, Trainer
 
 LOG = logging.getLogger("tierline.learning")
-
-_Key = tuple[Step, str, LetterKind, NodeId, Mark | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +74,14 @@ class LinkNode:
         self._task, self._journal = task, journal
         self._peer = Peer(info, rule, trainer, task.near[me], 0)
         self._cursors: dict[tuple[str, NodeId], Mark] = {}
-        self._next_seq = 1
+        next_seq = 1
         saved = journal.saved(me)
         if saved is not None:
             rule.load(saved.state)
-            self._peer.round, self._peer.num_resyncs, self._next_seq = saved.round, saved.num_resyncs, saved.next_seq
+            self._peer.round, self._peer.num_resyncs, next_seq = saved.round, saved.num_resyncs, saved.next_seq
             self._cursors.update(saved.cursors)
             self._peer.newest.update(saved.cursors)
-        self.unsettled: dict[int, Letter] = {letter.head.seq: letter for letter in journal.letters(me)}
-        """Letters to be sent again to receivers that come back."""
-        self._next_seq = max([self._next_seq, *(seq + 1 for seq in self.unsettled)])
-        self._written: set[_Key] = {_key(letter.head) for letter in self.unsettled.values()}
-        self._settled: list[int] = []
+        self._outbox = Outbox(task.run, me, journal, next_seq, lambda letter: self.post(letter))
         self._held: dict[tuple[NodeId, int], Head] = {}
         """Letters taken, of turns that have not finished."""
         self._parts: dict[tuple[Step, str], list[tuple[Head, Part, int]]] = {}
@@ -166,26 +161,18 @@ class LinkNode:
         self._held[key] = head
         self._look(now_ns)
 
+    @property
+    def unsettled(self) -> Mapping[int, Letter]:
+        """Letters to be sent again to receivers that come back."""
+        return self._outbox.unsettled
+
     def note(self, note: Note) -> None:
         """What became of letters of this node. Raises NodeFailed where one was declined."""
-        if isinstance(note, Declined):
-            letter = self.unsettled.get(note.seq)
-            if letter is None or letter.head.receiver != note.receiver:
-                return
-            self._forget([note.seq])
-            raise NodeFailed(f"{letter.head}: declined: {note.code}: {note.message}")
-        mine = [s for s in note.seqs if s in self.unsettled and self.unsettled[s].head.receiver == note.receiver]
-        self._forget(mine)
+        self._outbox.note(note)
 
     def flush(self) -> None:
         """Write down which letters are settled; a commit does it anyway."""
-        self._journal.settle(self.me, self._settled)
-        self._settled.clear()
-
-    def _forget(self, seqs: Iterable[int]) -> None:
-        for seq in seqs:
-            del self.unsettled[seq]
-            self._settled.append(seq)
+        self._outbox.flush()
 
     def _decline(self, head: Head, error: TierlineError) -> None:
         LOG.warning("%s declines %s: %s", self.me, head, error)
@@ -267,7 +254,9 @@ class LinkNode:
         where = f"tag {e.tag!r}"
         wait, posts = open_exchange(running, e, where)
         contents = {id(p.message): _content(p.message) for p in posts}
-        self._send("message", e.tag, [(p.receiver, contents[id(p.message)], p.mark) for p in posts])
+        self._outbox.send(
+            running.step, "message", e.tag, [(p.receiver, contents[id(p.message)], p.mark) for p in posts]
+        )
         self._num_messages += len(posts)
         self._num_bytes += sum(post.num_bytes for post in posts)
         if not wait.expect:
@@ -306,7 +295,7 @@ class LinkNode:
         place = _place(e, self._peer.info.nodes)
         if self.me != place:
             if part is not None:
-                self._send("part", e.tag, [(place, Content(part=part), None)])
+                self._outbox.send(running.step, "part", e.tag, [(place, Content(part=part), None)])
             if self.me not in e.to:
                 return None
         self._sum = e
@@ -343,7 +332,7 @@ class LinkNode:
         if others:
             total = result.total
             content = Content(part=Part(total.integers, total.weight_units, total.fraction_bits, result.members))
-            self._send("total", e.tag, [(member, content, None) for member in others])
+            self._outbox.send(running.step, "total", e.tag, [(member, content, None) for member in others])
         return result
 
     def _decided(self, running: Running) -> frozenset[NodeId] | None:
@@ -358,25 +347,6 @@ class LinkNode:
             self._journal.note_answer(self.me, running.step, self._number, members)
             self._number = None
 
-    def _send(self, kind: LetterKind, tag: str, letters: Sequence[tuple[NodeId, Content, Mark | None]]) -> None:
-        """Journal, then post; what an earlier attempt of this turn has written is on its way already."""
-        running = self._peer.running
-        assert running is not None
-        step, number = running.step
-        groups: dict[int, tuple[Content, list[Head]]] = {}
-        for receiver, content, mark in letters:
-            head = Head(self._task.run, self.me, receiver, self._next_seq, step, number, tag, kind, mark)
-            if _key(head) not in self._written:
-                self._next_seq += 1
-                groups.setdefault(id(content), (content, []))[1].append(head)
-        if not groups:
-            return
-        where = f"{self.me}: {kind} {tag!r}"
-        for letter in self._journal.write([(content_to_bytes(c, where), heads) for c, heads in groups.values()]):
-            self.unsettled[letter.head.seq] = letter
-            self._written.add(_key(letter.head))
-            self.post(letter)
-
     def _commit(self, running: Running) -> None:
         peer = self._peer
         for tag, sender, mark in running.read:
@@ -385,10 +355,9 @@ class LinkNode:
         peer.compute_ns = 0
         document = {"losses": self._losses, "num_messages": self._num_messages, "num_bytes": self._num_bytes}
         model = peer.rule.x.flat.tobytes() if self._task.shows_model(self.me, peer.round) else None
-        saved = Saved(peer.round, peer.num_resyncs, self._next_seq, peer.rule.state(), self._cursors)
-        self._journal.commit(self.me, saved, self._settled, Report(document, model))
-        self._settled.clear()
-        self._written.clear()
+        saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
+        self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
+        self._outbox.committed()
         self._parts = {key: parts for key, parts in self._parts.items() if not peer.is_past(key[0])}
         self._totals = {key: total for key, total in self._totals.items() if not peer.is_past(key[0])}
         done: dict[NodeId, list[int]] = {}
@@ -404,10 +373,6 @@ def _content(message: Message) -> Content:
     arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
     numbers = {name: value for name, value in message.items() if not isinstance(value, np.ndarray)}
     return Content(arrays, numbers)
-
-
-def _key(head: Head) -> _Key:
-    return (head.step, head.round), head.tag, head.kind, head.receiver, head.mark
 
 
 def _place(e: Reduce, nodes: Sequence[NodeId]) -> NodeId:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tierline.core.errors import BadFrame, PeerRejected
 from tierline.core.link.attach import Attachment
 from tierline.core.link.letters import Declined, Letter, Note, Present
+from tierline.core.link.tasks import together
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
 from tierline.learning.driver._compute import ask
@@ -47,13 +48,7 @@ class Office:
         """Let every node take turns until it has finished so many; one with None goes on until cancelled. Raises what
         a node failed with."""
         self._offer(self._nodes.keys())
-        tasks = [asyncio.ensure_future(self._drive(node, until[me])) for me, node in self._nodes.items()]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together(self._drive(node, until[me]) for me, node in self._nodes.items())
 
     async def drained(self) -> None:
         """Wait until nobody needs a letter of these nodes any more: then the process may end."""
