@@ -21,7 +21,7 @@ def encode(x_BV: Floats) -> bytes:
         return oracle.encode(x_BV)
     x_BV = readable(x_BV)
     out = Buffer(row_bytes(x_BV.size))
-    lib.tl_float16_encode(pointer(x_BV), out.address, x_BV.size)
+    lib.tl_float16_encode(pointer(x_BV), out.data, x_BV.size)
     return out.data
 
 
