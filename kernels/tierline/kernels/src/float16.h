@@ -38,28 +38,28 @@ static tl_u32 tl_float16_ask() {
 static const tl_u32 tl_float16_f16c = tl_float16_ask();
 
 // What the processor converts by itself, in whole registers; each says how many values that were.
-__attribute__((target("avx512f"))) static tl_i64 tl_float16_encode_16(const tl_u32 *x, tl_u16 *out, tl_i64 num) {
+__attribute__((noinline, target("avx512f"))) static tl_i64 tl_float16_encode_16(const tl_u32 *x, tl_u16 *out, tl_i64 num) {
     tl_i64 i = 0;
     for (; i + 16 <= num; i += 16)
         _mm256_storeu_si256((__m256i *)(out + i), _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(x + i), 0));
     return i;
 }
 
-__attribute__((target("avx512f"))) static tl_i64 tl_float16_decode_16(const tl_u16 *data, tl_u32 *x, tl_i64 num) {
+__attribute__((noinline, target("avx512f"))) static tl_i64 tl_float16_decode_16(const tl_u16 *data, tl_u32 *x, tl_i64 num) {
     tl_i64 i = 0;
     for (; i + 16 <= num; i += 16)
         _mm512_storeu_ps(x + i, _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i *)(data + i))));
     return i;
 }
 
-__attribute__((target("avx2,f16c"))) static tl_i64 tl_float16_encode_8(const tl_u32 *x, tl_u16 *out, tl_i64 num) {
+__attribute__((noinline, target("avx2,f16c"))) static tl_i64 tl_float16_encode_8(const tl_u32 *x, tl_u16 *out, tl_i64 num) {
     tl_i64 i = 0;
     for (; i + 8 <= num; i += 8)
         _mm_storeu_si128((__m128i *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(x + i)), 0));
     return i;
 }
 
-__attribute__((target("avx2,f16c"))) static tl_i64 tl_float16_decode_8(const tl_u16 *data, tl_u32 *x, tl_i64 num) {
+__attribute__((noinline, target("avx2,f16c"))) static tl_i64 tl_float16_decode_8(const tl_u16 *data, tl_u32 *x, tl_i64 num) {
     tl_i64 i = 0;
     for (; i + 8 <= num; i += 8)
         _mm256_storeu_ps((float *)(x + i), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(data + i))));
