@@ -3,7 +3,7 @@
 // processor touches a NaN.
 #pragma once
 #include "tl.h"
-#if !TL_GPU && TL_X86
+#if TL_X86
 #include <cpuid.h>
 #endif
 
@@ -29,7 +29,7 @@ TL_INLINE tl_u32 tl_float16_value(tl_u16 code) {
     return value | ((tl_u32)(code & 0x8000u) << 16);
 }
 
-#if !TL_GPU && TL_X86
+#if TL_X86
 // F16C has a bit of its own beside AVX2, and not every compiler can ask for it by name.
 static tl_u32 tl_float16_ask() {
     tl_u32 a, b, c = 0, d;
@@ -69,7 +69,7 @@ __attribute__((noinline, target("avx2,f16c"))) static tl_i64 tl_float16_decode_8
 
 TL_ENTRY(tl_float16_encode)(const tl_u32 *x, tl_u16 *out, tl_i64 num_values) {
     tl_i64 done = 0;
-#if !TL_GPU && TL_X86
+#if TL_X86
     if (__builtin_cpu_supports("avx512f"))
         done = tl_float16_encode_16(x, out, num_values);
     else if (__builtin_cpu_supports("avx2") && tl_float16_f16c)
@@ -80,7 +80,7 @@ TL_ENTRY(tl_float16_encode)(const tl_u32 *x, tl_u16 *out, tl_i64 num_values) {
 
 TL_ENTRY(tl_float16_decode)(const tl_u16 *data, tl_u32 *x, tl_i64 num_values) {
     tl_i64 done = 0;
-#if !TL_GPU && TL_X86
+#if TL_X86
     if (__builtin_cpu_supports("avx512f"))
         done = tl_float16_decode_16(data, x, num_values);
     else if (__builtin_cpu_supports("avx2") && tl_float16_f16c)
