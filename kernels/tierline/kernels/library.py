@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -181,12 +182,29 @@ def binder(**signatures: str) -> Callable[[], SimpleNamespace | None]:
 
 ZEROED_BYTES = 8192
 """Up to here `bytes(n)` is had sooner than `uncleared(None, n)`."""
+ADVISED_BYTES = 1 << 22
+"""From here a fault for each small page would take longer than a kernel; NumPy draws the line there as well."""
 uncleared = ctypes.pythonapi.PyBytes_FromStringAndSize
 uncleared.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
 uncleared.restype = ctypes.py_object
 _bytes_address = ctypes.pythonapi.PyBytes_AsString
 _bytes_address.argtypes = (ctypes.py_object,)
 _bytes_address.restype = ctypes.c_void_p
+
+
+def _in_large_pages(num_bytes: int) -> bytes:
+    """`uncleared`, which the system may give large pages; where it does not, nothing is lost."""
+    data: bytes = uncleared(None, num_bytes)
+    start = _bytes_address(data)
+    first = -(-start // _PAGE) * _PAGE
+    _advise(first, (start + num_bytes - first) // _PAGE * _PAGE, _MADV_HUGEPAGE)
+    return data
+
+
+_PAGE, _MADV_HUGEPAGE = mmap.PAGESIZE, 14
+if sys.platform == "linux":
+    _advise = ctypes.CDLL(None).madvise
+    _advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Counts(NamedTuple):
@@ -205,7 +223,9 @@ def counts(shape: tuple[int, ...], row_bytes: Callable[[int], int]) -> Counts | 
     if num_rows * num_values == 0:
         return None
     num_bytes = num_rows * row_bytes(num_values)
-    fresh = bytes if num_bytes <= ZEROED_BYTES else partial(uncleared, None)
+    fresh: Callable[[int], bytes] = bytes if num_bytes <= ZEROED_BYTES else partial(uncleared, None)
+    if num_bytes >= ADVISED_BYTES and sys.platform == "linux":
+        fresh = _in_large_pages
     return Counts(ctypes.c_longlong(num_rows), ctypes.c_longlong(num_values), num_bytes, fresh)
 
 
