@@ -110,8 +110,8 @@ def draw(plain: float, found: dict[str, dict[str, list[Point]]], path: Path) -> 
     figure, axis = plt.subplots(figsize=(8.5, 5.2))
     for cut, curves in found.items():
         for (name, points), style in zip(curves.items(), ("--", "-", "none"), strict=True):
-            axis.plot(*zip(*sorted(points), strict=True), linestyle=style, color=colours[cut], marker="x" if style == "none" else ".",
-                      linewidth=1.5, label=f"{cut}: {name}")  # fmt: skip
+            mark, x_y = "x" if style == "none" else ".", zip(*sorted(points), strict=True)
+            axis.plot(*x_y, linestyle=style, marker=mark, color=colours[cut], linewidth=1.5, label=f"{cut}: {name}")
     axis.axhline(plain, color="#bbbbbb", linewidth=0.8)
     axis.set_xscale("log")
     axis.set_ylim(max(0.0, plain - 0.12), plain + 0.01)
