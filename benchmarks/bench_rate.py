@@ -42,7 +42,7 @@ CURVES: dict[str, list[str]] = {
     "topk + affine:8": [f"topk:{s:g}+affine" for s in (0.02, 0.05, 0.1, 0.2, 0.4)],
     **{name: [name, f"{name}+zstd"] for name in ("float8_e4m3", "bfloat16", "float16")},
 }
-QUALITIES = (1, 5, 10, 20, 35, 50, 75, 90, 95, 100)
+QUALITIES = (1, 5, 10, 20, 35, 50, 75, 90, 95)
 IMAGES = {name: [f"{name}:{quality}" for quality in QUALITIES] for name in ("jpeg", "webp")}
 LEVELS_DB = (-8, -12, -16, -20, -24, -28, -32, -36, -40)
 DRAWN = {
