@@ -40,8 +40,10 @@ CURVES: dict[str, list[str]] = {
     "affine mse + cabac": [f"affine:{b}:range=mse+cabac" for b in BITS],
     "dithered": [f"dithered:{2**b - 1}" for b in BITS if b > 1],
     "topk + affine:8": [f"topk:{s:g}+affine" for s in (0.02, 0.05, 0.1, 0.2, 0.4)],
-    "floats": ["float8_e4m3", "float8_e4m3+zstd", "bfloat16", "bfloat16+zstd", "float16", "float16+zstd"],
+    **{name: [name, f"{name}+zstd"] for name in ("float8_e4m3", "bfloat16", "float16")},
 }
+QUALITIES = (1, 5, 10, 20, 35, 50, 75, 90, 95)
+IMAGES = {name: [f"{name}:{quality}" for quality in QUALITIES] for name in ("jpeg", "webp")}
 LEVELS_DB = (-8, -12, -16, -20, -24, -28, -32, -36, -40)
 DRAWN = {
     "affine": ("#999999", ":"),
@@ -52,6 +54,12 @@ DRAWN = {
     "dithered": ("#ccbb44", ":"),
     "topk + affine:8": ("#aa3377", "-."),
     "affine mse + cabac": ("#ee6677", "-"),
+    "affine + cabac": ("#ee6677", "--"),
+    "float8_e4m3": ("#999933", ":"),
+    "bfloat16": ("#882255", ":"),
+    "float16": ("#117733", ":"),
+    "jpeg": ("#222222", "--"),
+    "webp": ("#4477aa", "-"),
 }
 
 Point = tuple[float, float]
@@ -60,7 +68,7 @@ Point = tuple[float, float]
 
 def measure(token: str, x_B: Any, batch: int) -> Point:
     """Of payloads of `batch` samples each; the mean over all of them."""
-    codec, spec, num_bytes, squared = codec_for(token), TensorSpec("float32", x_B.shape[1:]), 0, 0.0
+    codec, spec, num_bytes, squared = codec_for(token), TensorSpec(str(x_B.dtype), x_B.shape[1:]), 0, 0.0
     for start in range(0, len(x_B), batch):
         part_B = x_B[start : start + batch]
         payload = codec.encode(part_B)
@@ -113,37 +121,41 @@ def gains(curves: dict[str, list[Point]]) -> Iterator[dict[str, Any]]:
         }
 
 
-def images(num_rows: int) -> dict[str, float]:
-    """Mean bytes of a CIFAR-10 test image itself, as the image codecs write it: what a feature has to beat."""
+def images(num_rows: int) -> Any:
+    """CIFAR-10 test images [B, C, H, W]: the input itself as payload, what a feature has to beat."""
     from tierline.models.data.load import load
 
-    x_B = np.ascontiguousarray(load("cifar10").test.images[:num_rows].transpose(0, 3, 1, 2))
-    tokens = ("raw", "raw+zstd", "jpeg:90", "jpeg", "jpeg:50", "webp")
-    return {token: round(len(codec_for(token).encode(x_B).data) / len(x_B), 1) for token in tokens}
+    return np.ascontiguousarray(load("cifar10").test.images[:num_rows].transpose(0, 3, 1, 2))
 
 
 def draw(found: dict[str, dict[str, list[Point]]], titles: dict[str, str], path: Path) -> None:
-    """One panel per cut."""
+    """One panel per cut, and one of the input itself."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 3, figsize=(13, 8.2), sharey=True)
-    for axis, (cut, curves) in zip(axes.flat, found.items(), strict=True):
-        for name, (colour, style) in DRAWN.items():
-            points = front(curves[name])
+    figure, axes = plt.subplots(2, 4, figsize=(16, 9), sharey=True)
+    for axis, (cut, curves) in zip(axes.flat, found.items(), strict=False):
+        for name in (name for name in DRAWN if name in curves):
+            (colour, style), points = DRAWN[name], curves[name]
+            points = points if len(points) == 2 else front(points)  # a float and what zstd makes of it: equal errors
             axis.plot(*zip(*points, strict=True), style, color=colour, marker=".", label=name, linewidth=1.6)
         axis.set_title(titles[cut], fontsize=10)
-        axis.set_xlim(0, 6.2)
-        axis.set_ylim(-46, 3)
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(0.2, 18)
+        axis.set_ylim(-80, 3)
         axis.grid(alpha=0.3)
+    axes.flat[-1].axis("off")
     for axis in axes[-1]:
         axis.set_xlabel("bits per value, everything included")
     for axis in axes[:, 0]:
         axis.set_ylabel("squared error over variance, dB")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    handles = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", frameon=False)
+    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -179,7 +191,13 @@ def main() -> None:
             else:
                 line = {"cut": key, "accuracy": accuracy, "zeros": round(zeros, 3), "shape": shape}
                 print(json.dumps({**line, "curves": found[key], "gains": rows}))
-    print(json.dumps({"image_bytes": images(args.rows)}))
+    input_B = images(args.rows)
+    size = input_B.nbytes / len(input_B)
+    curves = {name: [measure(token, input_B, args.batch) for token in tokens] for name, tokens in IMAGES.items()}
+    tokens = ("raw", "raw+zstd", "jpeg:90", "jpeg", "jpeg:50", "webp", "webp:lossless=1")
+    mean_bytes = {token: round(measure(token, input_B, args.batch)[0] * size / 8, 1) for token in tokens}
+    print(json.dumps({"input": "cifar10", "curves": curves, "image_bytes": mean_bytes}))
+    found["input"], titles["input"] = curves, "the CIFAR-10 image itself, 3x32x32 of 8 bits"
     if args.picture:
         draw(found, titles, args.picture)
 

@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tierline.core.bundle import MANIFEST, Bundle
 from tierline.kernels.build import cache_dir
+from tierline.models.data.dataset import Dataset
 from tierline.models.data.load import load
 from tierline.models.evaluate import run_bundle
 from tierline.models.make import train_bundle
@@ -93,22 +93,29 @@ def train_cnn(epochs: int) -> dict[str, Any]:
     return {"accuracy": accuracy, **{name: x.contiguous().numpy() for name, x in cuts.items()}}
 
 
+def train_ddnn_bundle(epochs: int = 2) -> tuple[Bundle, Dataset]:
+    """The Bundle and its data; trained once, then read from the cache folder."""
+    folder = cache_dir() / "rate" / f"ddnn-seed{SEED}"
+    if (folder / MANIFEST).is_file():
+        return Bundle.open(folder), load("mnist", SEED)
+    torch.set_num_threads(1)
+    return train_bundle(
+        "mnist",
+        folder,
+        seed=SEED,
+        model={"device_precision": "full", "edge_precision": "full"},
+        training={"epochs": epochs},
+        progress=lambda r: print(f"ddnn epoch {r.epoch}/{r.epochs} {r.accuracy}", file=sys.stderr),
+    )
+
+
 def train_ddnn(epochs: int) -> dict[str, Any]:
     """Features of device 0 and of the edge Section, which takes the fused ones of all six."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle, data = train_bundle(
-            "mnist",
-            Path(folder),
-            seed=SEED,
-            model={"device_precision": "full", "edge_precision": "full"},
-            training={"epochs": epochs},
-            progress=lambda r: print(f"ddnn epoch {r.epoch}/{r.epochs} {r.accuracy}", file=sys.stderr),
-        )
-        test = prepare(data.test, bundle.manifest.preprocess)
-        outputs = run_bundle(bundle, test)
-        cuts = _ddnn_cuts(bundle, test.images[:, :NUM_ROWS])
+    bundle, data = train_ddnn_bundle(epochs)
+    test = prepare(data.test, bundle.manifest.preprocess)
+    outputs = run_bundle(bundle, test)
     accuracy = float((outputs.logits["cloud"].argmax(1) == data.test.labels).mean())
-    return {"accuracy": accuracy, **cuts}
+    return {"accuracy": accuracy, **_ddnn_cuts(bundle, test.images[:, :NUM_ROWS])}
 
 
 def _ddnn_cuts(bundle: Any, images_NB: Any) -> dict[str, Any]:

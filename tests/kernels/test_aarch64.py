@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from replay import SOURCE, Recorder
 
-from tierline.kernels import affine, bitplane, build
+from tierline.kernels import affine, bitplane, build, float16
 from tierline.kernels.library import library
 from tierline.kernels.numpy import affine as affine_oracle
 from tierline.kernels.numpy import bitplane as bitplane_oracle
+from tierline.kernels.numpy import float16 as float16_oracle
 
 CROSS = "aarch64-linux-gnu-g++"
 SYSROOT = "/usr/aarch64-linux-gnu"
 QEMU_ARM, QEMU_X86 = "qemu-aarch64-static", "qemu-x86_64-static"
-NUM_CALLS = 5 * (8 * 2 + 3) + 3
+NUM_CALLS = 2 + 5 * (8 * 2 + 3) + 3
 EQUAL = f"{NUM_CALLS} calls, equal bytes\n"
 RNG = np.random.default_rng(11)
 
@@ -41,8 +42,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if library(wait=True) is None:
         pytest.skip("no C++ compiler")
     recorder = Recorder()
-    for module in (affine, bitplane):
+    for module in (affine, bitplane, float16):
         recorder.install(module, monkeypatch)
+    x_BV = RNG.integers(0, 1 << 32, (3, 1001), np.uint32).view(np.float32)  # of every exponent, some of them NaN
+    data = float16.encode(x_BV)
+    assert data == float16_oracle.encode(x_BV)
+    float16.decode(data, np.empty_like(x_BV))
     for shape in [(1, 1), (3, 7), (2, 64), (2, 1001), (1, 20000)]:
         x_BV = (RNG.normal(size=shape) * 10.0 ** RNG.integers(-30, 30, (shape[0], 1))).astype(np.float32)
         x_BV[:, 0] = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from ctypes import c_float, c_int, c_longlong, c_ulonglong, c_void_p, string_at
+from ctypes import c_int, c_void_p, string_at
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from tierline.kernels import library
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-_KINDS = {c_void_p: "p", c_longlong: "n", c_int: "i", c_ulonglong: "u", c_float: "f", None: ""}
+_KINDS = {c_int: "i", None: ""}
 
 
 class Recorder:
@@ -38,13 +38,13 @@ class Recorder:
     def write(self, path: Path) -> None:
         path.write_bytes(struct.pack("<I", self.num_calls) + b"".join(self._calls))
 
-    def _address(self, array: np.ndarray) -> int:
-        pointer = library.address(array)
-        self._sizes[pointer] = array.nbytes
+    def _address(self, array: np.ndarray) -> c_void_p:
+        pointer = c_void_p(library.address(array))
+        self._sizes[pointer.value or 0] = array.nbytes
         return pointer
 
     def _entry(self, name: str, real: Any) -> Callable[..., Any]:
-        kinds, answer = "".join(_KINDS[type_] for type_ in real.argtypes), _KINDS[real.restype]
+        kinds, answer = real.letters, _KINDS[real.restype]
 
         def call(*arguments: Any) -> Any:
             pointers = [argument for kind, argument in zip(kinds, arguments, strict=True) if kind == "p"]
@@ -56,7 +56,8 @@ class Recorder:
                 if kind == "p":
                     parts += map(_text, next(contents))
                 else:
-                    parts.append(struct.pack("<d" if kind == "f" else "<q", argument))
+                    number = getattr(argument, "value", argument)
+                    parts.append(struct.pack("<d" if kind == "f" else "<q", number))
             parts += [_text(answer.encode()), struct.pack("<q", returned or 0)]
             self._calls.append(b"".join(parts))
             self.num_calls += 1
@@ -64,9 +65,12 @@ class Recorder:
 
         return call
 
-    def _content(self, pointer: int | bytes) -> bytes:
+    def _content(self, pointer: c_void_p | bytes) -> bytes:
         """A copy: entries fill bytes objects in place."""
-        return bytes(bytearray(pointer)) if isinstance(pointer, bytes) else string_at(pointer, self._sizes[pointer])
+        if isinstance(pointer, bytes):
+            return bytes(bytearray(pointer))
+        place = pointer.value or 0
+        return string_at(place, self._sizes[place])
 
 
 def _text(content: bytes) -> bytes:

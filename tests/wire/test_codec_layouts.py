@@ -58,6 +58,9 @@ def decode(token: str, data: bytes, num_rows: int, shape: tuple[int, ...]) -> li
         elif token == "bfloat16":
             packed, data = take(data, 2 * num_values)
             found += [struct.unpack("<f", b"\0\0" + packed[2 * i : 2 * i + 2])[0] for i in range(num_values)]
+        elif token == "float16":
+            packed, data = take(data, 2 * num_values)
+            found += struct.unpack(f"<{num_values}e", packed)
         elif token.startswith("float8_e4m3"):
             scale = 1.0
             if token.endswith(":row"):
@@ -138,6 +141,7 @@ def radix_row(data: bytes, num_values: int, base: int, low: int) -> tuple[list[f
         "affine:2:range=mse",
         "bitplane",
         "bfloat16",
+        "float16",
         "float8_e4m3",
         "float8_e4m3:row",
         "sparse_bitmap+affine:4",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
 
-from tierline.kernels.library import address, binder, readable
+from tierline.kernels.library import Counts as Shape
+from tierline.kernels.library import address, binder, counts, pointer, readable
 from tierline.kernels.numpy import sparse_bitmap as oracle
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Counts, Floats, padding_is_clear, row_bytes
 
@@ -19,21 +21,26 @@ SLACK_VALUES = 16
 
 
 _compiled = binder(
-    tl_sparse_mark="ppnn",
+    tl_sparse_mark="!ppnn",
     tl_sparse_count="ppnn",
     tl_sparse_gather="ppppnn",
     tl_sparse_scatter="ppppnn",
 )
 
 
+@lru_cache(maxsize=256)
+def _counts(shape: tuple[int, ...]) -> Shape | None:
+    return counts(shape, row_bytes)
+
+
 def mark(x_BV: Floats) -> Bytes:
     """See `numpy.sparse_bitmap.mark`."""
-    lib = _compiled()
-    if lib is None or x_BV.size == 0:
+    lib, shape = _compiled(), _counts(x_BV.shape)
+    if lib is None or shape is None:
         return oracle.mark(x_BV)
     x_BV = readable(x_BV)
-    bitmap_BP = np.empty((len(x_BV), row_bytes(x_BV.shape[1])), np.uint8)
-    lib.tl_sparse_mark(address(x_BV), address(bitmap_BP), *x_BV.shape)
+    bitmap_BP = np.empty((len(x_BV), shape.num_bytes // len(x_BV)), np.uint8)
+    lib.tl_sparse_mark(pointer(x_BV), pointer(bitmap_BP), shape.num_rows, shape.num_values)
     return bitmap_BP
 
 

@@ -28,10 +28,11 @@ class Bitplane:
     code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
-        if x_B.dtype is not FLOAT32 or not x_B.ndim:  # the usual case costs no call: a small map takes as long as ten
+        shape = x_B.shape
+        if x_B.dtype is not FLOAT32 or not shape:  # the usual case costs no call: a small map takes as long as ten
             check_floats(x_B, "bitplane")
         try:
-            return Payload("bitplane", "float32", x_B.shape, kernel.encode(x_B))
+            return Payload("bitplane", "float32", shape, kernel.encode(x_B))
         except ValueError as error:
             raise CodecError(f"bitplane: {error}; use float16 or raw for such values") from None
 

@@ -14,6 +14,8 @@ from tierline.kernels.numpy.sparse_bitmap import row_bytes as bitmap_bytes
 
 __all__ = ["choose", "pack_positions", "positions_bytes", "unpack_positions"]
 
+BAD_VALUE = "a row has more than {} values that are NaN or infinite"
+
 
 def choose(x_BV: Floats, num_chosen: int) -> Bytes:
     """Bitmap of the `num_chosen` (from 1 to V) largest magnitudes of each row; of equal ones the first.
@@ -23,7 +25,7 @@ def choose(x_BV: Floats, num_chosen: int) -> Bytes:
     key_BV = x_BV.view(np.int32) & np.int32(0x7FFFFFFF)
     order_BV = np.argsort(-key_BV, axis=1, kind="stable")
     if (np.take_along_axis(key_BV, order_BV[:, num_chosen:], axis=1) >= 0x7F800000).any():
-        raise ValueError(f"a row has more than {num_chosen} values that are NaN or infinite")
+        raise ValueError(BAD_VALUE.format(num_chosen))
     chosen_BV = np.zeros(x_BV.shape, np.bool_)
     np.put_along_axis(chosen_BV, order_BV[:, :num_chosen], True, axis=1)
     return np.packbits(chosen_BV, axis=1)

@@ -1,13 +1,7 @@
 // `sparse_bitmap` and what `topk` shares with it: a bit per value, first value in the most significant bit, and the
 // values whose bit is set, close together. The oracle is numpy/sparse_bitmap.py.
 #pragma once
-#include "tl.h"
-#if !TL_GPU && defined(__x86_64__) && defined(__gnu_linux__)
-#define TL_SPARSE_AVX512 1
-#include <immintrin.h>
-#else
-#define TL_SPARSE_AVX512 0
-#endif
+#include "bits.h"
 
 // Bitmaps are walked in blocks of 64 bytes, 512 values. Blocks are independent once it is known where each one's
 // values start, which is a running sum of their counts.
@@ -24,8 +18,13 @@ TL_ENTRY(tl_sparse_mark)(const float *x, tl_u8 *bitmap, tl_i64 num_rows, tl_i64 
     tl_i64 num_bytes = (num_values + 7) / 8;
     TL_ROWS(b, num_rows) {
         const float *row = x + b * num_values;
-        TL_COLS(j, num_bytes) {
-            tl_i64 first = 8 * j, num = num_values - first < 8 ? num_values - first : 8;
+        tl_i64 num_done = 0;
+#if !TL_GPU
+        num_done = num_values / 64 * 8;
+        tl_bits_blocks<TL_BITS_NONZERO>(row, bitmap + b * num_bytes, num_done / 8);
+#endif
+        TL_COLS(rest, num_bytes - num_done) {
+            tl_i64 j = num_done + rest, first = 8 * j, num = num_values - first < 8 ? num_values - first : 8;
             tl_u32 byte = 0;
             for (tl_i64 k = 0; k < num; ++k) byte |= (tl_u32)(row[first + k] != 0.0f) << (7 - k);
             bitmap[b * num_bytes + j] = (tl_u8)byte;
@@ -47,18 +46,16 @@ TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, 
     }
 }
 
-#if TL_SPARSE_AVX512
+#if TL_X86
 // 64 bits of a bitmap with value i in bit i: bytes keep their order, the bits of each are turned round.
 TL_INLINE tl_u64 tl_sparse_word(const tl_u8 *bytes) {
     tl_u64 word;
     memcpy(&word, bytes, sizeof word);
-    word = ((word >> 1) & 0x5555555555555555u) | ((word & 0x5555555555555555u) << 1);
-    word = ((word >> 2) & 0x3333333333333333u) | ((word & 0x3333333333333333u) << 2);
-    return ((word >> 4) & 0x0f0f0f0f0f0f0f0fu) | ((word & 0x0f0f0f0f0f0f0f0fu) << 4);
+    return tl_reverse_in_bytes(word);
 }
 
 // Gathers whole groups of 64 values and says how many values that were; 16 are written at once.
-__attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_gather_wide(const float *in, const tl_u8 *bytes,
+__attribute__((noinline, target("avx512f,popcnt"))) static tl_i64 tl_sparse_gather_wide(const float *in, const tl_u8 *bytes,
                                                                               tl_i64 num, float **out) {
     float *to = *out;
     tl_i64 i = 0;
@@ -74,7 +71,7 @@ __attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_gather_wide(co
     return i;
 }
 
-__attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_scatter_wide(float *out, const tl_u8 *bytes,
+__attribute__((noinline, target("avx512f,popcnt"))) static tl_i64 tl_sparse_scatter_wide(float *out, const tl_u8 *bytes,
                                                                                tl_i64 num, const float **in) {
     const float *from = *in;
     tl_i64 i = 0;
@@ -96,7 +93,7 @@ __attribute__((target("avx512f,popcnt"))) static tl_i64 tl_sparse_scatter_wide(f
 TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *starts, float *values, tl_i64 num_rows,
                            tl_i64 num_values) {
     tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
-#if TL_SPARSE_AVX512
+#if TL_X86
     bool wide = __builtin_cpu_supports("avx512f");
 #endif
     TL_ROWS(b, num_rows) {
@@ -106,7 +103,7 @@ TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *st
             tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
             float *out = values + starts[b * num_blocks + block];
             tl_i64 i = 0;
-#if TL_SPARSE_AVX512
+#if TL_X86
             if (wide) i = tl_sparse_gather_wide(in, bytes, num, &out);
 #endif
             for (; i < num; ++i) {
@@ -126,7 +123,7 @@ TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *st
 TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i64 *starts, float *x, tl_i64 num_rows,
                             tl_i64 num_values) {
     tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
-#if TL_SPARSE_AVX512
+#if TL_X86
     bool wide = __builtin_cpu_supports("avx512f");
 #endif
     TL_ROWS(b, num_rows) {
@@ -136,7 +133,7 @@ TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i
             tl_i64 num = num_values - 512 * block < 512 ? num_values - 512 * block : 512;
             const float *in = values + starts[b * num_blocks + block];
             tl_i64 i = 0;
-#if TL_SPARSE_AVX512
+#if TL_X86
             if (wide) i = tl_sparse_scatter_wide(out, bytes, num, &in);
 #endif
             for (; i < num; ++i) {

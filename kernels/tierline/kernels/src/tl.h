@@ -5,6 +5,7 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define TL_GPU 1
+#define TL_X86 0
 #else
 #define TL_GPU 0
 #include <cstdint>
@@ -38,6 +39,9 @@ typedef unsigned char tl_u8;
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(TL_NO_CLONES)
 #define TL_X86 1
 #include <immintrin.h>
+#endif
+#ifndef TL_X86
+#define TL_X86 0
 #endif
 #if !TL_X86
 #define TL_CLONES
