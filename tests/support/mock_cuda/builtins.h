@@ -40,6 +40,7 @@ static inline int atomicOr(int *place, int value) { return *place |= value; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline int atomicAdd(int *place, int value) { return *place += value; }
 
 namespace mock {
