@@ -65,8 +65,7 @@ class Codec:
             staging.reserve(len(data))
             staging.clear_flags(stream)
             staging.send(data, stream)
-            work = Work(self._gpu, self._launch, self._arena, stream, seed)
-            self._stage.decode(work, Coded(staging.device, data), out, staging.flag)
+            self._stage.decode(self._begin(stream, seed), Coded(staging.device, data), out, staging.flag)
             staging.fetch_flags(stream)
             self._gpu.synchronize(stream)
             _raise_for(staging.flags(), self._stage.decode_errors)
@@ -130,7 +129,12 @@ class Codec:
             staging.clear_flags(stream)
             return staging.device, staging.flag
 
-        return self._stage.encode(Work(self._gpu, self._launch, self._arena, stream, seed), x, room)
+        return self._stage.encode(self._begin(stream, seed), x, room)
+
+    def _begin(self, stream: int, seed: int) -> Work:
+        """Kept until the next one begins, since copies that it queued read from it."""
+        self._work = Work(self._gpu, self._launch, self._arena, stream, seed)
+        return self._work
 
     def _admit(self, array: DeviceArray, stream: int) -> None:
         """The array is on this GPU, and `stream` comes after the one that fills it."""
