@@ -14,7 +14,7 @@ _ALIGNED = 256  # as the driver aligns its allocations
 
 
 class Staging:
-    """Bytes that both sides see: `device` is the GPU's address of them, `host` the CPU's, `flag` the GPU's of the flags.
+    """Bytes that both sides see: `device` is the GPU's address, `host` the CPU's, `flag` the GPU's of the flags.
 
     On a discrete GPU `fetch` and `send` queue one copy; on an integrated one both addresses are the same memory.
     """

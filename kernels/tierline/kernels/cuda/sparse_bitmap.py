@@ -6,11 +6,13 @@ in between, eight bytes a row: only then it is known how much memory the packed 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from tierline.kernels.cuda.arrays import DeviceArray
 from tierline.kernels.cuda.topk import bit_starts
-from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Stage, Work, rows_of
+from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Stage, Work, check_exact, rows_of
 from tierline.kernels.numpy.sparse_bitmap import row_bytes
 from tierline.kernels.sparse_bitmap import count
 
@@ -21,9 +23,7 @@ class SparseBitmap:
     """Around what codes the values that are not zero. Raises ValueError where that does not code float32 rows."""
 
     def __init__(self, inner: Stage) -> None:
-        smallest, largest = inner.sizes((1, 9))
-        if smallest != largest or "float32" not in inner.dtypes:
-            raise ValueError("what it wraps must write as many bytes as follow from the number of float32 values")
+        check_exact(inner)
         self._inner = inner
         self.dtypes = ("float32",)
         self.warm_byte = inner.warm_byte
@@ -45,7 +45,7 @@ class SparseBitmap:
         chosen = work.take(4 * ends[-1])
         pointers = (x.pointer, bitmap, starts, chosen)
         work("tl_sparse_gather", "ppppnn", num_rows, bitmap_bytes, *pointers, *sizes)
-        rows = [(start, end - start) for start, end in zip(ends, ends[1:], strict=False)]
+        rows = [(start, end - start) for start, end in pairwise(ends)]
         lengths = [self._inner_bytes(num_chosen) for _, num_chosen in rows]
         out, bad = room(num_rows * bitmap_bytes + sum(lengths))
         coded, heads, bodies = work.take(sum(map(_aligned, lengths))), [], []

@@ -32,7 +32,7 @@ NAMES = (*_VALUES, *_SELECT)
 
 
 def stage_for(token: str) -> Stage:
-    """Of a codec's token, as `affine:4:per=channel` or `topk:0.1+affine`. Raises ValueError for what only the CPU codes."""
+    """Of a token, as `affine:4:per=channel` or `topk:0.1+affine`. Raises ValueError for what only the CPU codes."""
     words = token.split("+")
     if words[-1].split(":")[0] in _SELECT:
         words.append("raw")

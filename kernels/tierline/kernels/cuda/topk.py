@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tierline.kernels.cuda.arrays import DeviceArray
-from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Stage, Work, rows_of
+from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Stage, Work, check_exact, rows_of
 from tierline.kernels.numpy.sparse_bitmap import row_bytes as bitmap_bytes
 from tierline.kernels.numpy.topk import num_high_bits, num_low_bits, positions_bytes
 
@@ -19,14 +19,17 @@ class Topk:
 
     def __init__(self, inner: Stage, *, share: float = 0.05, count: int = 0) -> None:
         if not (0 < share <= 1 and count >= 0):
-            raise ValueError(f"share is {share}, above 0 and at most 1; count is {count}, at least 1 (or 0: share decides)")
-        smallest, largest = inner.sizes((1, 9))
-        if smallest != largest or "float32" not in inner.dtypes:
-            raise ValueError("what it wraps must write as many bytes as follow from the number of float32 values")
+            raise ValueError(
+                f"share is {share}, above 0 and at most 1; count is {count}, at least 1 (or 0: share decides)"
+            )
+        check_exact(inner)
         self._inner, self._share, self._count = inner, share, count
         self.dtypes = ("float32",)
         self.warm_byte = inner.warm_byte
-        self.encode_errors: Errors = ({1: "a row has more values that are NaN or infinite than are kept"}, *inner.encode_errors)
+        self.encode_errors: Errors = (
+            {1: "a row has more values that are NaN or infinite than are kept"},
+            *inner.encode_errors,
+        )
         wrong = {
             1: "padding bits are set",
             2: "a row has another number of positions",
@@ -92,7 +95,7 @@ class Topk:
     def _choose(self, work: Work, x: DeviceArray, num_chosen: int, bad: int) -> int:
         """Address of a bitmap with `num_chosen` bits set in each row."""
         num_rows, num_values = rows_of(x.shape)
-        head_bytes, num_blocks = bitmap_bytes(num_values), (num_values + 511) // 512
+        head_bytes = bitmap_bytes(num_values)
         least, left = work.take(4 * num_rows), work.take(4 * num_rows)
         some = min(num_rows, _ROWS_AT_ONCE)
         counts, found, wanted = work.take(4 * _BINS * some), work.take(8 * some), work.take(8 * some)
@@ -110,11 +113,10 @@ class Topk:
                 work("tl_topk_histogram", "pppnni", rows, num_values, here, given[0], counts, *sizes, before=clear)
                 work("tl_topk_digit", "pppppn", 1, rows, counts, *given, *made, rows)
         equal, bitmap = work.take(num_rows * head_bytes), work.take(num_rows * head_bytes)
-        sizes = (num_rows, num_values)
-        work("tl_topk_equal", "pppnn", num_rows, head_bytes, x.pointer, least, equal, *sizes)
+        work("tl_topk_equal", "pppnn", num_rows, head_bytes, x.pointer, least, equal, num_rows, num_values)
         starts = bit_starts(work, equal, num_rows, num_values)
         pointers = (x.pointer, least, left, equal, starts, bitmap, bad)
-        work("tl_topk_keep", "pppppppnn", num_rows, head_bytes, *pointers, *sizes)
+        work("tl_topk_keep", "pppppppnn", num_rows, head_bytes, *pointers, num_rows, num_values)
         return bitmap
 
 

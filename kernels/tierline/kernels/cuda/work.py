@@ -147,3 +147,10 @@ class Work:
 def rows_of(shape: Shape) -> tuple[int, int]:
     """Rows of a batch, and values in each."""
     return shape[0], math.prod(shape[1:])
+
+
+def check_exact(inner: Stage) -> None:
+    """Raise ValueError unless the stage codes float32 rows in a size that follows from their length."""
+    smallest, largest = inner.sizes((1, 9))
+    if smallest != largest or "float32" not in inner.dtypes:
+        raise ValueError("what it wraps must write as many bytes as follow from the number of float32 values")

@@ -18,12 +18,12 @@ TL_INLINE bool tl_affine_is_wide(float lo, float hi, tl_i32 num_bins) {
 }
 
 // Squared error, in bins, of rounding every value to the nearest of steps + 1 even levels from bin lo to bin hi.
-TL_INLINE double tl_affine_error(const tl_affine_sums *before, tl_i64 num_bins, tl_i64 lo, tl_i64 hi, tl_i32 steps) {
+TL_INLINE double tl_affine_error(const tl_affine_sums *before, tl_i32 num_bins, tl_i32 lo, tl_i32 hi, tl_i32 steps) {
     double step = (double)(hi - lo) / (double)steps, error = 0.0;
-    tl_i64 start = 0;
+    tl_i32 start = 0;
     for (tl_i32 level = 0; level <= steps; ++level) {
         double place = (double)lo + (double)level * step;
-        tl_i64 end = level == steps ? num_bins : (tl_i64)(place + step * 0.5) + 1;
+        tl_i32 end = level == steps ? num_bins : (tl_i32)(place + step * 0.5) + 1;
         double count = before[end].count - before[start].count, first = before[end].first - before[start].first;
         error += (before[end].second - before[start].second) - 2.0 * place * first + place * place * count;
         start = end;
@@ -33,7 +33,7 @@ TL_INLINE double tl_affine_error(const tl_affine_sums *before, tl_i64 num_bins, 
 
 // Ends of the candidate of a number below TL_AFFINE_CANDIDATES: all ranges between 16ths of the whole, by their low ends
 // and then by their high ones.
-TL_INLINE void tl_affine_candidate(tl_i32 number, tl_i64 num_bins, tl_i64 *lo, tl_i64 *hi) {
+TL_INLINE void tl_affine_candidate(tl_i32 number, tl_i32 num_bins, tl_i32 *lo, tl_i32 *hi) {
     tl_i32 i = 0;
     for (; number >= TL_AFFINE_COARSE - i; ++i) number -= TL_AFFINE_COARSE - i;
     *lo = (num_bins - 1) * i / TL_AFFINE_COARSE;
@@ -43,17 +43,17 @@ TL_INLINE void tl_affine_candidate(tl_i32 number, tl_i64 num_bins, tl_i64 *lo, t
 // Narrows [lo, hi] to the range of least squared error: from the best candidate, whose errors are given, its ends move
 // by halving steps.
 TL_INLINE void tl_affine_narrow(const tl_affine_sums *before, const double *errors, tl_i32 steps, float *lo, float *hi) {
-    const tl_i64 num_bins = tl_affine_num_bins(steps);
-    tl_i64 best_lo = 0, best_hi = num_bins - 1;
+    const tl_i32 num_bins = tl_affine_num_bins(steps);
+    tl_i32 best_lo = 0, best_hi = num_bins - 1;
     double best = errors[TL_AFFINE_COARSE - 1];  // of the whole range
     for (tl_i32 number = 0; number < TL_AFFINE_CANDIDATES; ++number)
         if (errors[number] < best) best = errors[number], tl_affine_candidate(number, num_bins, &best_lo, &best_hi);
-    for (tl_i64 move = num_bins / (2 * TL_AFFINE_COARSE); move; move /= 2)
+    for (tl_i32 move = num_bins / (2 * TL_AFFINE_COARSE); move; move /= 2)
         for (bool moved = true; moved;) {
             moved = false;
             for (tl_i32 way = 0; way < 4; ++way) {  // low end down and up, high end down and up
-                tl_i64 by = way % 2 ? move : -move;
-                tl_i64 from = best_lo + (way < 2 ? by : 0), to = best_hi + (way < 2 ? 0 : by);
+                tl_i32 by = way % 2 ? move : -move;
+                tl_i32 from = best_lo + (way < 2 ? by : 0), to = best_hi + (way < 2 ? 0 : by);
                 if (from < 0 || to >= num_bins || from >= to) continue;
                 double error = tl_affine_error(before, num_bins, from, to, steps);
                 if (error < best) best = error, best_lo = from, best_hi = to, moved = true;
@@ -108,7 +108,7 @@ static void tl_affine_least_error(const float *row, tl_i64 num_values, tl_i32 st
     }
     double errors[TL_AFFINE_CANDIDATES];
     for (tl_i32 number = 0; number < TL_AFFINE_CANDIDATES; ++number) {
-        tl_i64 from, to;
+        tl_i32 from, to;
         tl_affine_candidate(number, num_bins, &from, &to);
         errors[number] = tl_affine_error(before, num_bins, from, to, steps);
     }

@@ -77,7 +77,7 @@ TL_ENTRY(tl_affine_errors)(const tl_affine_sums *sums, double *errors, tl_i64 nu
     const tl_i32 steps = (1 << bits) - 1, num_bins = tl_affine_num_bins(steps);
     TL_ROWS(b, num_rows)
         TL_COLS(number, TL_AFFINE_CANDIDATES) {
-            tl_i64 from, to;
+            tl_i32 from, to;
             tl_affine_candidate((tl_i32)number, num_bins, &from, &to);
             const tl_affine_sums *before = sums + (TL_AFFINE_MOST_BINS + 1) * b;
             errors[TL_AFFINE_CANDIDATES * b + number] = tl_affine_error(before, num_bins, from, to, steps);
