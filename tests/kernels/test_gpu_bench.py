@@ -11,7 +11,7 @@ import pytest
 from tierline.cli.main import main
 from tierline.cli.trial import codec as trial
 from tierline.cli.trial import codec_gpu
-from tierline.kernels.cuda import Device
+from tierline.kernels.cuda import Codec, Device
 
 
 def test_the_benchmark_runs(gpu: Device, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,11 +35,11 @@ def test_bench_codec_on_a_gpu(gpu: Device, capsys: pytest.CaptureFixture[str], m
     """Bytes and errors are the CPU's; what has no GPU path has a row that says so."""
     monkeypatch.setattr(trial, "SECONDS", 0.0)
     monkeypatch.setattr(codec_gpu, "device", lambda: gpu)
-    monkeypatch.setattr(codec_gpu.Codec, "warmup", lambda codec, shape: None)  # measures launches, for long on a mock
+    monkeypatch.setattr(Codec, "warmup", lambda codec, shape: None)  # measures launches, for long on a mock
     monkeypatch.setattr("tierline.kernels.build.library", lambda: None)  # the fixture's empty cache holds none
     monkeypatch.setenv("TIERLINE_KERNELS", "numpy")
     words = ["bench", "codec", "--shape=2x3x4x8", "--format=json"]
-    words += [f"--codec={token}" for token in ("affine:4", "bitplane", "affine:4:channel", "affine+zstd")]
+    words += [f"--codec={token}" for token in ("affine:4", "bitplane", "affine:4:channel", "affine+zstd", "webp")]
 
     def rows(*more: str) -> list[dict[str, object]]:
         assert main([*words, *more]) == 0

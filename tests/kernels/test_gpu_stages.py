@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from device_memory import DeviceMemory
 from tierline.core.coding import codec_for
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Payload, TensorSpec
-from tierline.kernels import affine, bfloat16, bitplane, dithered, float8_e4m3, radix, sparse_bitmap, topk
+from tierline.kernels import radix
 from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray, affine_range
 from tierline.kernels.cuda import launch as launch_module
 from tierline.kernels.cuda import topk as topk_stage
 from tierline.kernels.cuda.launch import Geometry
 from tierline.kernels.cuda.tokens import NAMES, stage_for
 
+pytestmark = pytest.mark.usefixtures("numpy_kernels")
 REAL = pytest.param("real", marks=pytest.mark.gpu)
 KERNELS = pytest.mark.parametrize("gpu", ["mock discrete", REAL], indirect=True)
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden"
@@ -52,14 +52,6 @@ SELECT = [
 TOKENS = [*VALUES, *AFFINE, *SELECT]
 SHAPES = [(1, 1), (1, 8), (3, 7), (5, 1, 1001), (2, 3, 5, 11), (2, 1, 64, 65)]
 SEED = 2**53 - 7
-
-
-@pytest.fixture(autouse=True)
-def _numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codecs that results are compared with run on the oracles."""
-    modules: tuple[ModuleType, ...] = (affine, bfloat16, bitplane, dithered, float8_e4m3, radix, sparse_bitmap, topk)
-    for module in modules:
-        monkeypatch.setattr(module, "_compiled", lambda: None)
 
 
 @pytest.fixture
