@@ -10,7 +10,8 @@ TL_ENTRY(tl_affine_digits)(const float *x, const tl_u32 *found, tl_i32 *counts, 
                            tl_i32 shift, tl_i32 width) {
     TL_ROWS(b, num_rows) {
         tl_u32 mask = (1u << width) - 1, low = found[2 * b], high = found[2 * b + 1];
-        tl_i32 *bins = counts + 4096 * b;
+        __shared__ tl_i32 bins[4096];
+        tl_shared_clear(bins, 4096);
         TL_COLS(group, (num_values + 7) / 8) {
             tl_i64 left = num_values - 8 * group;
             float v[8];
@@ -24,6 +25,7 @@ TL_ENTRY(tl_affine_digits)(const float *x, const tl_u32 *found, tl_i32 *counts, 
                 if (key >> (shift + width) == high) TL_ADD_INTO(&bins[2048 + digit], 1);
             }
         }
+        tl_shared_add(bins, 4096, counts + 4096 * b);
     }
 }
 
@@ -48,14 +50,17 @@ TL_ENTRY(tl_affine_bins)(const float *x, const tl_i32 *keys, tl_i32 *counts, tl_
         float lo = tl_unkey(keys[2 * b]), hi = tl_unkey(keys[2 * b + 1]);
         if (tl_affine_outside(keys[2 * b], keys[2 * b + 1]) || !tl_affine_is_wide(lo, hi, num_bins)) continue;
         const float inverse = (float)(num_bins - 1) / (hi - lo);
+        __shared__ tl_i32 bins[TL_AFFINE_MOST_BINS];
+        tl_shared_clear(bins, num_bins);
         TL_COLS(group, (num_values + 7) / 8) {
             tl_i64 left = num_values - 8 * group;
             float v[8];
             tl_read_group(x + b * num_values, group, num_values, v);
 #pragma unroll
             for (int k = 0; k < 8; ++k)
-                if (k < left) TL_ADD_INTO(&counts[TL_AFFINE_MOST_BINS * b + tl_nearest((v[k] - lo) * inverse)], 1);
+                if (k < left) TL_ADD_INTO(&bins[tl_nearest((v[k] - lo) * inverse)], 1);
         }
+        tl_shared_add(bins, num_bins, counts + TL_AFFINE_MOST_BINS * b);
     }
 }
 
