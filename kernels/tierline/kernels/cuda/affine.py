@@ -23,6 +23,7 @@ class Affine:
         {1: "a row's header holds no lo and scale that an encoder writes", 2: "padding bits are set"},
     )
     warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = False
 
     def __init__(
         self,

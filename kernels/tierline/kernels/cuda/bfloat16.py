@@ -16,6 +16,7 @@ class Bfloat16:
     encode_errors: ClassVar[Errors] = ()
     decode_errors: ClassVar[Errors] = ()
     warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = True
 
     def sizes(self, shape: Shape) -> tuple[int, int]:
         num_bytes = 2 * math.prod(shape)

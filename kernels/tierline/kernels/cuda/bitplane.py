@@ -16,6 +16,7 @@ class Bitplane:
     encode_errors: ClassVar[Errors] = ({1: "a value is NaN, which has no sign"},)
     decode_errors: ClassVar[Errors] = ({1: "padding bits are set"},)
     warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = False
 
     def sizes(self, shape: Shape) -> tuple[int, int]:
         num_rows, num_values = rows_of(shape)

@@ -18,6 +18,7 @@ class Dithered:
     encode_errors: ClassVar[Errors] = ({1: BAD_VALUE}, {})
     decode_errors: ClassVar[Errors] = ({1: BAD_HEADER}, {1: radix.BAD_WORD})
     warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = False
 
     def __init__(self, *, levels: int = 15) -> None:
         if not (3 <= levels <= MAX_LEVELS and levels % 2):

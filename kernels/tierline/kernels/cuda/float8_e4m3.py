@@ -22,6 +22,7 @@ class Float8E4M3:
         if scale not in ("none", "row"):
             raise ValueError(f"scale is {scale!r}, one of none, row")
         self._scaled = scale == "row"
+        self.is_flat = not self._scaled
         self.encode_errors: Errors = ({1: BAD_SCALED if self._scaled else BAD_VALUE},)
         self.decode_errors: Errors = ({1: BAD_HEADER, 2: "a value behind a scale is NaN"},)
 

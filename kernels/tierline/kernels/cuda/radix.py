@@ -19,6 +19,7 @@ class Radix:
     """Options as in its token; a batch's dtype decides at each call. Raises ValueError for others."""
 
     warm_byte: ClassVar[int] = 0
+    is_flat: ClassVar[bool] = False
 
     def __init__(self, *, levels: int = 3, low: int = 0) -> None:
         if not 2 <= levels <= MAX_LEVELS:

@@ -1,12 +1,13 @@
 """Launches of `sparse_bitmap`: which values are not zero, and those values, close together and in order.
 
-Rows have values of their own number, so what codes them is launched once for each row. Their numbers are read back
-in between, eight bytes a row: only then it is known how much memory the packed bytes take.
+Rows have values of their own number, so what codes them is launched once for each row, unless it codes each value by
+itself. Their numbers are read back in between, eight bytes a row: only then it is known how much memory the packed
+bytes take.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class SparseBitmap:
         check_exact(inner)
         self._inner = inner
         self.dtypes = ("float32",)
-        self.warm_byte = inner.warm_byte
+        self.warm_byte, self.is_flat = inner.warm_byte, False
         self.encode_errors: Errors = ({}, *inner.encode_errors)
         self.decode_errors: Errors = ({}, *inner.decode_errors)
 
@@ -45,18 +46,19 @@ class SparseBitmap:
         chosen = work.take(4 * ends[-1])
         pointers = (x.pointer, bitmap, starts, chosen)
         work("tl_sparse_gather", "ppppnn", num_rows, bitmap_bytes, *pointers, *sizes)
-        rows = [(start, end - start) for start, end in pairwise(ends)]
-        lengths = [self._inner_bytes(num_chosen) for _, num_chosen in rows]
+        numbers = [end - start for start, end in pairwise(ends)]
+        runs, places, num_coded = self._runs(numbers)
+        lengths = [self._inner_bytes(num_chosen) for num_chosen in numbers]
         out, bad = room(num_rows * bitmap_bytes + sum(lengths))
-        coded, heads, bodies = work.take(sum(map(_aligned, lengths))), [], []
-        at = done = 0
-        for b, ((start, num_chosen), length) in enumerate(zip(rows, lengths, strict=True)):
+        coded, heads, bodies = work.take(num_coded), [], []
+        done = 0
+        for b, (place, length) in enumerate(zip(places, lengths, strict=True)):
             heads.append((b * bitmap_bytes, done, bitmap_bytes))
-            if num_chosen:
-                place = (coded + at, bad + 4)
-                self._inner.encode(work, DeviceArray(chosen + 4 * start, (1, num_chosen)), _room(place))
-                bodies.append((at, done + bitmap_bytes, length))
-            at, done = at + _aligned(length), done + bitmap_bytes + length
+            bodies.append((place, done + bitmap_bytes, length))
+            done += bitmap_bytes + length
+        for first, num_chosen, place in runs:
+            row = DeviceArray(chosen + 4 * first, (1, num_chosen))
+            self._inner.encode(work, row, _room(coded + place, bad + 4))
         work.place(bitmap, out, heads)
         work.place(coded, out, bodies)
         return done
@@ -65,27 +67,25 @@ class SparseBitmap:
         """Raises ValueError where bitmaps and the length of the data do not agree, and for set padding bits."""
         num_rows, num_values = rows_of(x.shape)
         bitmap_bytes = row_bytes(num_values)
-        heads, bodies, rows = [], [], []
-        at = done = start = 0
+        heads, bodies, numbers = [], [], []
+        done = 0
         for b in range(num_rows):
             bitmap_1P = np.frombuffer(data.host[done : done + bitmap_bytes], np.uint8)[None]
             if bitmap_1P.size < bitmap_bytes:
                 break
             if num_values % 8 and bitmap_1P[0, -1] & ((1 << -num_values % 8) - 1):
                 raise ValueError("padding bits are set")
-            num_chosen = int(count(bitmap_1P)[0])
-            length = self._inner_bytes(num_chosen)
+            numbers.append(int(count(bitmap_1P)[0]))
             heads.append((done, b * bitmap_bytes, bitmap_bytes))
-            if num_chosen:
-                bodies.append((done + bitmap_bytes, at, length))
-                rows.append((at, start, num_chosen))
-            at, done, start = at + _aligned(length), done + bitmap_bytes + length, start + num_chosen
+            bodies.append((done + bitmap_bytes, self._inner_bytes(numbers[-1])))
+            done = sum(bodies[-1])
         if len(heads) < num_rows or done != len(data.host):
             raise ValueError(f"{len(data.host)} bytes of data, not what bitmaps of {num_rows} rows need")
-        bitmap, coded, chosen = work.take(num_rows * bitmap_bytes), work.take(at), work.take(4 * start)
+        runs, places, num_coded = self._runs(numbers)
+        bitmap, coded, chosen = work.take(num_rows * bitmap_bytes), work.take(num_coded), work.take(4 * sum(numbers))
         work.place(data.device, bitmap, heads)
-        work.place(data.device, coded, bodies)
-        for place, first, num_chosen in rows:
+        work.place(data.device, coded, [(at, to, length) for (at, length), to in zip(bodies, places, strict=True)])
+        for first, num_chosen, place in runs:
             row = DeviceArray(chosen + 4 * first, (1, num_chosen))
             self._inner.decode(work, Coded(coded + place), row, bad + 4)
         starts = bit_starts(work, bitmap, num_rows, num_values)
@@ -95,10 +95,19 @@ class SparseBitmap:
     def _inner_bytes(self, num_chosen: int) -> int:
         return self._inner.sizes((1, num_chosen))[0] if num_chosen else 0
 
+    def _runs(self, numbers: list[int]) -> tuple[list[tuple[int, int, int]], list[int], int]:
+        """How rows of so many values are coded: runs by first value, values and place; each row's place; all bytes.
 
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // _ALIGNED) * _ALIGNED
+        A run is a row, aligned for its own sake, or all of them where values are coded one by one.
+        """
+        firsts = [0, *accumulate(numbers)]
+        if self._inner.is_flat:
+            places = [self._inner_bytes(first) for first in firsts]
+            return [(0, firsts[-1], 0)] if firsts[-1] else [], places[:-1], places[-1]
+        places = [0, *accumulate(-(-self._inner_bytes(num) // _ALIGNED) * _ALIGNED for num in numbers)]
+        runs = [run for run in zip(firsts[:-1], numbers, places[:-1], strict=True) if run[1]]
+        return runs, places[:-1], places[-1]
 
 
-def _room(place: tuple[int, int]) -> Room:
-    return lambda _: place
+def _room(out: int, bad: int) -> Room:
+    return lambda _: (out, bad)

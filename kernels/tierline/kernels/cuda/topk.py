@@ -25,7 +25,7 @@ class Topk:
         check_exact(inner)
         self._inner, self._share, self._count = inner, share, count
         self.dtypes = ("float32",)
-        self.warm_byte = inner.warm_byte
+        self.warm_byte, self.is_flat = inner.warm_byte, False
         self.encode_errors: Errors = (
             {1: "a row has more values that are NaN or infinite than are kept"},
             *inner.encode_errors,

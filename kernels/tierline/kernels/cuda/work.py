@@ -45,6 +45,11 @@ class Stage(Protocol):
         """Memory filled with it holds values that the stage has a place for."""
         ...
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether each value is coded by itself, so that rows behind one another are coded as one row would be."""
+        ...
+
     def sizes(self, shape: Shape) -> tuple[int, int]:
         """Least and most bytes of a batch of this shape, equal for all but `sparse_bitmap`."""
         ...
@@ -107,9 +112,9 @@ class Work:
 
     def place(self, source: int, to: int, places: Sequence[tuple[int, int, int]]) -> None:
         """Runs of bytes by (offset from `source`, offset from `to`, length)."""
-        if places:
+        columns = (max((length for _, _, length in places), default=0) + 7) // 8
+        if columns:
             table = self._send([number for place in places for number in place])
-            columns = (max(length for _, _, length in places) + 7) // 8
             self("tl_rows_place", "pppn", len(places), columns, source, to, table, len(places))
 
     def starts(self, counts: int, num: int) -> int:
