@@ -9,6 +9,7 @@ import mock_cuda
 import pytest
 from device_memory import DeviceMemory
 
+from tierline.kernels import affine, bfloat16, bitplane, cabac, dithered, float8_e4m3, radix, sparse_bitmap, topk
 from tierline.kernels.cuda import CudaError, Device, Driver, device
 
 REAL = pytest.param("real", marks=pytest.mark.gpu)
@@ -27,6 +28,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder for this test alone."""
     monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def numpy_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codecs of the CPU run on the oracles."""
+    for module in (affine, bfloat16, bitplane, cabac, dithered, float8_e4m3, radix, sparse_bitmap, topk):
+        monkeypatch.setattr(module, "_compiled", lambda: None)
 
 
 @pytest.fixture(params=["mock discrete", "mock integrated", REAL])

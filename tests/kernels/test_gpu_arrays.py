@@ -74,7 +74,7 @@ def test_dlpack(codec: Codec, memory: DeviceMemory) -> None:
         (Interface(DeviceArray(64, (2, 3)), strides=(16, 4)), "not contiguous"),
         (Interface(DeviceArray(64, (2, 3)), strides=(4, 8)), "not contiguous"),
         (Exporter(DeviceArray(64, (2, 3)), type_bits=16), "float32"),
-        (Exporter(DeviceArray(64, (2, 3)), type_code=0), "float32"),
+        (Exporter(DeviceArray(64, (2, 3)), type_code=4), "float32"),
         (Exporter(DeviceArray(64, (2, 3)), (1, 2)), "not contiguous"),
         (Exporter(DeviceArray(64, (2, 3)), device_type=1), "not on a CUDA device"),
         (np.zeros((2, 3), np.float32), "not on a CUDA device"),

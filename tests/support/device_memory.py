@@ -16,19 +16,19 @@ class DeviceMemory:
         self.gpu = gpu
         self._pointers: list[int] = []
 
-    def empty(self, shape: tuple[int, ...], offset_bytes: int = 0) -> DeviceArray:
-        """float32 at an address that is `offset_bytes` past a well aligned one; filled with NaN."""
-        num_bytes = 4 * int(np.prod(shape)) + offset_bytes
+    def empty(self, shape: tuple[int, ...], offset_bytes: int = 0, dtype: str = "float32") -> DeviceArray:
+        """At an address that is `offset_bytes` past a well aligned one; float32 are filled with NaN."""
+        num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape)) + offset_bytes
         with self.gpu.current():
             pointer = self.gpu.driver.handle("cuMemAlloc_v2", max(num_bytes, 1))
             self._pointers.append(pointer)
             self.gpu.driver.call("cuMemsetD8Async", pointer, 0xFF, max(num_bytes, 1), 0)
             self.gpu.synchronize(0)
-        return DeviceArray(pointer + offset_bytes, shape)
+        return DeviceArray(pointer + offset_bytes, shape, dtype=dtype)
 
     def put(self, x: np.ndarray, offset_bytes: int = 0, stream: int = 0) -> DeviceArray:
         """A copy of `x`, queued on `stream`; the default stream is waited for."""
-        array = self.empty(x.shape, offset_bytes)
+        array = self.empty(x.shape, offset_bytes, str(x.dtype))
         x = np.ascontiguousarray(x)
         with self.gpu.current():
             if x.size:
@@ -38,7 +38,7 @@ class DeviceMemory:
         return array._replace(owner=x)
 
     def get(self, array: DeviceArray) -> np.ndarray:
-        x = np.empty(array.shape, np.float32)
+        x = np.empty(array.shape, array.dtype)
         with self.gpu.current():
             if x.size:
                 self.gpu.driver.call("cuMemcpyDtoHAsync_v2", x.ctypes.data, array.pointer, x.nbytes, 0)

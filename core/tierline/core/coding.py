@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tierline.core import catalog
 from tierline.core.errors import ConfigError, MissingDependency, UnknownCodec
 from tierline.core.protocols import Codec
 from tierline.core.types import TensorSpec
+
+if TYPE_CHECKING:
+    from tierline.core.codec._cuda import CudaCodec
+    from tierline.kernels.cuda import Device
 
 MAX_TOKEN = 120
 """Characters of a token; a peer's longer one is refused before it is parsed."""
@@ -64,6 +69,23 @@ def codec_for(token: str) -> Codec:
     if len(made.token) > MAX_TOKEN:  # it travels as the codec writes it
         raise UnknownCodec(f"codec {token[:40]!r}: written out it has {len(made.token)} characters, above {MAX_TOKEN}")
     return made
+
+
+def codec_around(token: str, make: Callable[[str], Codec]) -> Codec:
+    """As `codec_for`, but what is left of the byte stages is made by `make` from its token: values lie elsewhere."""
+    stages = codec_for(token).token.split("+")
+    after = [stage for stage in stages if _role(stage) == "bytes"]
+    made = make("+".join(stages[: len(stages) - len(after)]))
+    for stage in after:
+        made = _make(stage, made)
+    return made
+
+
+def gpu_codec(token: str, gpu: Device | int = 0) -> CudaCodec:
+    """The codec of a token for arrays on an NVIDIA GPU: see `CudaCodec`."""
+    from tierline.core.codec._cuda import CudaCodec
+
+    return CudaCodec(token, gpu)
 
 
 def stage_names(token: str) -> tuple[str, ...]:

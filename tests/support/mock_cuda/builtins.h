@@ -1,6 +1,7 @@
-// A mock, not a GPU: CUDA's built-ins for g++, so that the GPU's side of the kernel headers runs on a CPU. Blocks and
-// warps run one after the other; the 32 lanes of a warp are fibers that meet at every shuffle. It shows wrong indices,
-// wrong bytes and warps that do not come together; nothing about speed, races between warps or memory ordering.
+// A mock, not a GPU: CUDA's built-ins for g++, so that the GPU's side of the kernel headers runs on a CPU. Blocks run one
+// after the other; threads are fibers, those of a warp meet at every shuffle and those of a block at every barrier. It
+// shows wrong indices, wrong bytes, warps and blocks that do not come together; nothing about speed, races between warps
+// or memory ordering.
 #pragma once
 #include <ucontext.h>
 
@@ -13,6 +14,7 @@
 #define __device__ static
 #define __forceinline__ inline
 #define __global__
+#define __shared__ static  // of the one block that runs; holds what the last one left there
 
 struct float4 {
     float x, y, z, w;
@@ -40,67 +42,88 @@ static inline int atomicOr(int *place, int value) { return *place |= value; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline int atomicAdd(int *place, int value) { return *place += value; }
 
 namespace mock {
 
-constexpr unsigned LANES = 32, STACK = 1 << 16;
-struct Lane {
+constexpr unsigned LANES = 32, THREADS = 1024, STACK = 1 << 16;
+enum State { RUNS, SHUFFLES, WAITS, DONE };
+struct Thread {
     ucontext_t context;
-    std::unique_ptr<char[]> stack{new char[STACK]};
-    bool done;
+    std::unique_ptr<char[]> stack;
+    State state;
     int slot[2];
 };
-Lane lanes[LANES];
+Thread threads[THREADS];
 ucontext_t scheduler;
 std::function<void()> body;
 unsigned current, turn;
 bool diverged;
 
-inline void lane_main() {
+inline void thread_main() {
     body();
-    lanes[current].done = true;
-    swapcontext(&lanes[current].context, &scheduler);
+    threads[current].state = DONE;
+    swapcontext(&threads[current].context, &scheduler);
 }
 
-// Threads `first` to `first + num` of the block. False if some lanes end while others wait for them.
-inline bool run_warp(unsigned first, unsigned num) {
-    for (unsigned lane = 0; lane < num; ++lane) {
-        Lane &it = lanes[lane];
-        it.done = false;
+// Back to the scheduler, until all threads that have to be there are.
+inline void meet(State state) {
+    threads[current].state = state;
+    swapcontext(&threads[current].context, &scheduler);
+}
+
+// Threads `first` to `end` of a block up to the next barrier or their end, told in *state. False if they part.
+inline bool run_warp(unsigned first, unsigned end, State *state) {
+    for (*state = SHUFFLES; *state == SHUFFLES; ++turn) {
+        for (current = first; current < end; ++current) {
+            threadIdx = {current, 0, 0};
+            swapcontext(&scheduler, &threads[current].context);
+            if (threads[current].state != threads[first].state) return false;
+        }
+        *state = threads[first].state;
+    }
+    return true;
+}
+
+inline bool run_block(unsigned num) {
+    for (unsigned i = 0; i < num; ++i) {
+        Thread &it = threads[i];
+        if (!it.stack) it.stack.reset(new char[STACK]);
+        it.state = RUNS;
         getcontext(&it.context);
         it.context.uc_stack.ss_sp = it.stack.get();
         it.context.uc_stack.ss_size = STACK;
-        makecontext(&it.context, lane_main, 0);
+        makecontext(&it.context, thread_main, 0);
     }
-    for (unsigned num_done = 0; num_done == 0; ++turn) {
-        for (current = 0; current < num; ++current) {
-            threadIdx = {first + current, 0, 0};
-            swapcontext(&scheduler, &lanes[current].context);
-            num_done += lanes[current].done;
+    for (State all = WAITS; all == WAITS;)
+        for (unsigned first = 0; first < num; first += LANES) {
+            State state;
+            if (!run_warp(first, num - first < LANES ? num : first + LANES, &state)) return false;
+            if (first && state != all) return false;
+            all = state;
         }
-        if (num_done && num_done < num) return false;
-    }
     return !diverged;
 }
 
 inline bool run_grid(MockDim grid, MockDim block, std::function<void()> entry) {
     gridDim = grid, blockDim = block, body = std::move(entry), diverged = false;
     for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; ++x)
-            for (unsigned first = 0; first < block.x; first += LANES) {
-                blockIdx = {x, y, 0};
-                if (!run_warp(first, block.x - first < LANES ? block.x - first : LANES)) return false;
-            }
+        for (unsigned x = 0; x < grid.x; ++x) {
+            blockIdx = {x, y, 0};
+            if (!run_block(block.x)) return false;
+        }
     return true;
 }
 
 }  // namespace mock
 
 __attribute__((noinline)) static int __shfl_xor_sync(unsigned mask, int value, int step) {
-    unsigned lane = mock::current, turn = mock::turn % 2;
+    unsigned thread = mock::current, turn = mock::turn % 2;
     if (mask != 0xffffffffu || blockDim.x % mock::LANES) mock::diverged = true;
-    mock::lanes[lane].slot[turn] = value;
-    swapcontext(&mock::lanes[lane].context, &mock::scheduler);
-    return mock::lanes[lane ^ step].slot[turn];
+    mock::threads[thread].slot[turn] = value;
+    mock::meet(mock::SHUFFLES);
+    return mock::threads[thread ^ step].slot[turn];
 }
+
+__attribute__((noinline)) static void __syncthreads() { mock::meet(mock::WAITS); }

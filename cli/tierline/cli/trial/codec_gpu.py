@@ -7,10 +7,10 @@ from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 
-from tierline.core.coding import codec_for
-from tierline.core.errors import CodecError, EngineError, MissingDependency, ShapeMismatch
-from tierline.core.types import Array
-from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray, device
+from tierline.core.coding import gpu_codec
+from tierline.core.errors import EngineError, MissingDependency, ShapeMismatch
+from tierline.core.types import Array, TensorSpec
+from tierline.kernels.cuda import CudaError, Device, DeviceArray, device
 
 Timed = tuple[int, float, float]
 """Bytes, seconds to encode, seconds to decode."""
@@ -42,18 +42,15 @@ class GpuTrial:
     def measure(self, token: str, best_s: Callable[[Callable[[], object]], float]) -> Timed:
         """From a call until packed bytes are in host memory, and back. Raises CodecError for what has no GPU path."""
         with _told(), ExitStack() as stack:
-            try:
-                codec = stack.enter_context(closing(Codec(codec_for(token).token, self._gpu)))
-                codec.warmup(self._x_B.shape)
-                data = codec.encode(self._x_B)
-            except ValueError as error:
-                raise CodecError(str(error)) from None
+            codec = stack.enter_context(closing(gpu_codec(token, self._gpu)))
+            codec.warmup(self._x_B.shape)
+            payload, limit = codec.encode(self._x_B), TensorSpec("float32", self._x_B.shape[1:])
             encode_s = best_s(lambda: codec.encode(self._x_B))
-            decode_s = best_s(lambda: codec.decode(data, self._y_B))
+            decode_s = best_s(lambda: codec.decode(payload, limit, self._y_B, max_rows=len(self._into)))
             with self._gpu.current():
                 self._gpu.driver.call("cuMemcpyDtoHAsync_v2", self._into.ctypes.data, self._y, self._into.nbytes, 0)
                 self._gpu.synchronize(0)
-            return len(data), encode_s, decode_s
+            return payload.num_bytes, encode_s, decode_s
 
 
 @contextmanager

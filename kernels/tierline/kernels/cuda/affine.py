@@ -3,65 +3,85 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_int, c_longlong, c_ulonglong
-from functools import partial
 from typing import ClassVar
 
-from tierline.kernels.cuda.launch import Launcher
+from tierline.kernels.cuda import affine_range
+from tierline.kernels.cuda.arrays import DeviceArray
+from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Work
 from tierline.kernels.numpy import affine as oracle
+from tierline.kernels.numpy.affine_clip import num_dropped
+
+_WORDS = {"per": ("tensor", "channel"), "range": oracle.CLIPS, "rounding": ("nearest", "stochastic")}
 
 
 class Affine:
-    """`affine` over the whole range of each row; options as in its token.
+    """Options as in its token. Raises ValueError for others."""
 
-    Addresses are the GPU's; `scratch` holds two int32 keys per row. Raises ValueError for other options.
-    """
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    encode_errors: ClassVar[Errors] = ({1: "a value is NaN, infinite or above 2^126 in magnitude"},)
+    decode_errors: ClassVar[Errors] = (
+        {1: "a row's header holds no lo and scale that an encoder writes", 2: "padding bits are set"},
+    )
+    warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = False
 
-    encode_errors: ClassVar[dict[int, str]] = {1: "a value is NaN, infinite or above 2^126 in magnitude"}
-    decode_errors: ClassVar[dict[int, str]] = {
-        1: "a row's header holds no lo and scale that an encoder writes",
-        2: "padding bits are set",
-    }
+    def __init__(
+        self,
+        *,
+        bits: int = 8,
+        per: str = "tensor",
+        range: str = "minmax",  # the option's name on the wire
+        percent: float = 99.9,
+        rounding: str = "nearest",
+    ) -> None:
+        for key, word in {"per": per, "range": range, "rounding": rounding}.items():
+            if word not in _WORDS[key]:
+                raise ValueError(f"{key} is {word!r}, one of {', '.join(_WORDS[key])}")
+        if not (1 <= bits <= 8 and 0 < percent <= 100):
+            raise ValueError(f"bits is {bits}, from 1 to 8; percent is {percent:g}, above 0 and up to 100")
+        self._bits, self._range, self._percent = bits, range, percent
+        self._by_channel, self._stochastic = per == "channel", rounding == "stochastic"
 
-    def __init__(self, bits: str = "8", per: str = "tensor", rounding: str = "nearest") -> None:
-        known = bits in tuple("12345678"), per in ("tensor", "channel"), rounding in ("nearest", "stochastic")
-        if not all(known):
-            raise ValueError(f"affine: bits={bits} per={per} rounding={rounding} is not among what it can be")
-        self._bits, self._by_channel, self._stochastic = int(bits), per == "channel", rounding == "stochastic"
+    def sizes(self, shape: Shape) -> tuple[int, int]:
+        num_rows, num_values = self._rows(shape)
+        num_bytes = num_rows * oracle.row_bytes(num_values, self._bits)
+        return num_bytes, num_bytes
 
-    def rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
+    def encode(self, work: Work, x: DeviceArray, room: Room) -> int:
+        (num_rows, num_values), bits = self._rows(x.shape), self._bits
+        groups, (num_bytes, _) = (num_values + 7) // 8, self.sizes(x.shape)
+        out, bad = room(num_bytes)
+        keys = work.take(8 * num_rows)
+
+        def start() -> None:
+            work("tl_affine_start", "pn", 1, num_rows, keys, num_rows)
+
+        def headers() -> None:
+            work("tl_affine_header", "pppnni", 1, num_rows, keys, out, bad, num_rows, num_values, bits)
+
+        work("tl_affine_range", "ppnn", num_rows, groups, x.pointer, keys, num_rows, num_values, before=start)
+        headers()  # which looks for values without a place
+        if self._range == "percentile":
+            dropped = num_dropped(num_values, self._percent)
+            affine_range.percentile(work, x.pointer, keys, num_rows, num_values, dropped)
+            headers()
+        elif self._range == "mse":
+            affine_range.least_error(work, x.pointer, keys, num_rows, num_values, bits)
+            headers()
+        if self._stochastic:
+            random = (work.seed, num_rows // x.shape[0])
+            common = (x.pointer, out, num_rows, num_values, bits)
+            work("tl_affine_codes_stochastic", "ppnniun", num_rows, groups, *common, *random)
+        else:
+            work("tl_affine_codes", "ppnni", num_rows, groups, x.pointer, out, num_rows, num_values, bits)
+        return num_bytes
+
+    def decode(self, work: Work, data: Coded, x: DeviceArray, bad: int) -> None:
+        num_rows, num_values = self._rows(x.shape)
+        pointers, sizes = (data.device, x.pointer, bad), (num_rows, num_values)
+        work("tl_affine_decode", "pppnni", num_rows, (num_values + 7) // 8, *pointers, *sizes, self._bits)
+
+    def _rows(self, shape: Shape) -> tuple[int, int]:
         """Rows that a batch is coded as, and values in each."""
         axes = 2 if self._by_channel and len(shape) > 1 else 1
         return math.prod(shape[:axes]), math.prod(shape[axes:])
-
-    def num_bytes(self, shape: tuple[int, ...]) -> int:
-        num_rows, num_values = self.rows(shape)
-        return num_rows * oracle.row_bytes(num_values, self._bits)
-
-    def scratch_bytes(self, shape: tuple[int, ...]) -> int:
-        return 8 * self.rows(shape)[0]
-
-    def encode(
-        self, launch: Launcher, stream: int, shape: tuple[int, ...], x: int, out: int, bad: int, scratch: int, seed: int
-    ) -> None:
-        num_rows, num_values = self.rows(shape)
-        groups = (num_values + 7) // 8
-        rows, values, bits = c_longlong(num_rows), c_longlong(num_values), c_int(self._bits)
-        x_, out_, bad_, keys = c_ulonglong(x), c_ulonglong(out), c_ulonglong(bad), c_ulonglong(scratch)
-        start = partial(launch, "tl_affine_start", 1, num_rows, stream, keys, rows)
-        start()
-        launch("tl_affine_range", num_rows, groups, stream, x_, keys, rows, values, before=start)
-        launch("tl_affine_header", 1, num_rows, stream, keys, out_, bad_, rows, values, bits)
-        if self._stochastic:
-            key, num_streams = c_ulonglong(seed), c_longlong(num_rows // shape[0])
-            launch(
-                "tl_affine_codes_stochastic", num_rows, groups, stream, x_, out_, rows, values, bits, key, num_streams
-            )
-        else:
-            launch("tl_affine_codes", num_rows, groups, stream, x_, out_, rows, values, bits)
-
-    def decode(self, launch: Launcher, stream: int, shape: tuple[int, ...], data: int, x: int, bad: int) -> None:
-        num_rows, num_values = self.rows(shape)
-        rows, values, bits = c_longlong(num_rows), c_longlong(num_values), c_int(self._bits)
-        data_, x_, bad_ = c_ulonglong(data), c_ulonglong(x), c_ulonglong(bad)
-        launch("tl_affine_decode", num_rows, (num_values + 7) // 8, stream, data_, x_, bad_, rows, values, bits)

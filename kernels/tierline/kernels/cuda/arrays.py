@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from tierline.kernels.cuda.driver import CudaError
 
 _CUDA_KINDS = (2, 3, 13)  # DLPack's kDLCUDA, kDLCUDAHost, kDLCUDAManaged
-_FLOAT = 2  # DLPack's kDLFloat
+_DTYPES = {"<f4": "float32", "|u1": "uint8", "|i1": "int8", "<i4": "int32"}
+_DLPACK_DTYPES = {(2, 32): "float32", (1, 8): "uint8", (0, 8): "int8", (0, 32): "int32"}  # by type code and bits
+_ITEM_BYTES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4}
 
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
@@ -17,18 +19,27 @@ _capsule_pointer.restype = ctypes.c_void_p
 
 
 class DeviceArray(NamedTuple):
-    """A contiguous float32 batch at an address. `owner` keeps the memory alive; `stream` is whose work fills it."""
+    """A contiguous batch at an address. `owner` keeps the memory alive; `stream` is whose work fills it.
+
+    `dtype` is float32, uint8, int8 or int32.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     owner: object = None
     stream: int | None = None
     writable: bool = True
+    dtype: str = "float32"
 
     @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one value."""
+        return _ITEM_BYTES[self.dtype]
 
 
 class _Tensor(ctypes.Structure):
@@ -81,12 +92,13 @@ def view(x: Any, stream: int = 0) -> DeviceArray:
 
 def _from_interface(interface: dict[str, Any], owner: object) -> DeviceArray:
     shape = tuple(interface["shape"])
-    if interface["typestr"] != "<f4":
-        raise CudaError(f"takes float32 (<f4), got {interface['typestr']}; cast it first")
-    strides = interface.get("strides")
-    _check_contiguous(shape, None if strides is None else tuple(step // 4 for step in strides))
+    dtype = _DTYPES.get(interface["typestr"])
+    if dtype is None:
+        raise CudaError(f"takes {', '.join(_ITEM_BYTES)}, got {interface['typestr']}; cast it first")
+    strides, size = interface.get("strides"), _ITEM_BYTES[dtype]
+    _check_contiguous(shape, None if strides is None else tuple(step // size for step in strides))
     pointer, read_only = interface["data"]
-    return DeviceArray(pointer or 0, shape, owner, interface.get("stream"), not read_only)
+    return DeviceArray(pointer or 0, shape, owner, interface.get("stream"), not read_only, dtype)
 
 
 def _from_dlpack(x: Any, stream: int) -> DeviceArray:
@@ -96,11 +108,13 @@ def _from_dlpack(x: Any, stream: int) -> DeviceArray:
     # The producer makes our stream wait for its own work; DLPack calls the default stream 1.
     capsule = x.__dlpack__(stream=stream or 1)
     tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
-    if (tensor.type_code, tensor.type_bits, tensor.type_lanes) != (_FLOAT, 32, 1):
-        raise CudaError(f"takes float32, got DLPack type code {tensor.type_code} of {tensor.type_bits} bits; cast it")
+    dtype = _DLPACK_DTYPES.get((tensor.type_code, tensor.type_bits))
+    if dtype is None or tensor.type_lanes != 1:
+        kind, bits = tensor.type_code, tensor.type_bits
+        raise CudaError(f"takes {', '.join(_ITEM_BYTES)}, got DLPack type code {kind} of {bits} bits; cast it first")
     shape = tuple(tensor.shape[: tensor.ndim])
     _check_contiguous(shape, tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None)
-    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, (capsule, x))
+    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, (capsule, x), dtype=dtype)
 
 
 def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:

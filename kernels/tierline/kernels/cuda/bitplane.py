@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from ctypes import c_longlong, c_ulonglong
 from typing import ClassVar
 
-from tierline.kernels.cuda.launch import Launcher
+from tierline.kernels.cuda.arrays import DeviceArray
+from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Work, rows_of
 from tierline.kernels.numpy import bitplane as oracle
 
 
 class Bitplane:
-    """Addresses are the GPU's; no scratch, no randomness."""
+    """No scratch, no randomness."""
 
-    encode_errors: ClassVar[dict[int, str]] = {1: "a value is NaN, which has no sign"}
-    decode_errors: ClassVar[dict[int, str]] = {1: "padding bits are set"}
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    encode_errors: ClassVar[Errors] = ({1: "a value is NaN, which has no sign"},)
+    decode_errors: ClassVar[Errors] = ({1: "padding bits are set"},)
+    warm_byte: ClassVar[int] = 0x3F
+    is_flat: ClassVar[bool] = False
 
-    def rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return shape[0], math.prod(shape[1:])
+    def sizes(self, shape: Shape) -> tuple[int, int]:
+        num_rows, num_values = rows_of(shape)
+        num_bytes = num_rows * oracle.row_bytes(num_values)
+        return num_bytes, num_bytes
 
-    def num_bytes(self, shape: tuple[int, ...]) -> int:
-        num_rows, num_values = self.rows(shape)
-        return num_rows * oracle.row_bytes(num_values)
+    def encode(self, work: Work, x: DeviceArray, room: Room) -> int:
+        num_bytes, _ = self.sizes(x.shape)
+        out, bad = room(num_bytes)
+        self._walk("tl_bitplane_encode", work, x, x.pointer, out, bad)
+        return num_bytes
 
-    def scratch_bytes(self, shape: tuple[int, ...]) -> int:
-        return 0
+    def decode(self, work: Work, data: Coded, x: DeviceArray, bad: int) -> None:
+        self._walk("tl_bitplane_decode", work, x, data.device, x.pointer, bad)
 
-    def encode(
-        self, launch: Launcher, stream: int, shape: tuple[int, ...], x: int, out: int, bad: int, scratch: int, seed: int
-    ) -> None:
-        self._launch("tl_bitplane_encode", launch, stream, shape, x, out, bad)
-
-    def decode(self, launch: Launcher, stream: int, shape: tuple[int, ...], data: int, x: int, bad: int) -> None:
-        self._launch("tl_bitplane_decode", launch, stream, shape, data, x, bad)
-
-    def _launch(self, entry: str, launch: Launcher, stream: int, shape: tuple[int, ...], *pointers: int) -> None:
-        num_rows, num_values = self.rows(shape)
-        counts = (c_longlong(num_rows), c_longlong(num_values))
-        launch(entry, num_rows, oracle.row_bytes(num_values), stream, *map(c_ulonglong, pointers), *counts)
+    def _walk(self, entry: str, work: Work, x: DeviceArray, *pointers: int) -> None:
+        num_rows, num_values = rows_of(x.shape)
+        work(entry, "pppnn", num_rows, oracle.row_bytes(num_values), *pointers, num_rows, num_values)

@@ -53,7 +53,7 @@ class Launcher:
         num_cols: int,
         stream: int,
         *arguments: Any,
-        before: Callable[[], None] | None = None,
+        before: Callable[[], object] | None = None,
     ) -> None:
         """Queue an entry that walks `num_rows` by `num_cols`; see `Device.launch` for the arguments.
 

@@ -7,11 +7,14 @@ import ctypes
 from tierline.kernels.cuda.driver import Device
 
 _MAPPED = 2  # CU_MEMHOSTALLOC_DEVICEMAP
-_FLAG_BYTES = 16  # an int32 at the end says what was bad; 16 keeps what comes before it aligned
+_FLAG_BYTES = 32
+"""Eight int32 at the end say what was bad: one for each stage that a token can have, and to spare."""
+
+_ALIGNED = 256  # as the driver aligns its allocations
 
 
 class Staging:
-    """Bytes that both sides see: `device` is the GPU's address of them, `host` the CPU's, `flag` the GPU's of the flag.
+    """Bytes that both sides see: `device` is the GPU's address, `host` the CPU's, `flag` the GPU's of the flags.
 
     On a discrete GPU `fetch` and `send` queue one copy; on an integrated one both addresses are the same memory.
     """
@@ -22,7 +25,7 @@ class Staging:
         self.host = self.device = self.flag = 0
 
     def reserve(self, num_bytes: int) -> None:
-        """Room for so many bytes and the flag, which lies right behind them, so that one copy takes both."""
+        """Room for so many bytes and the flags, which lie right behind them, so that one copy takes both."""
         start = -(-num_bytes // _FLAG_BYTES) * _FLAG_BYTES
         if start + _FLAG_BYTES > self._capacity:
             self.close()
@@ -35,20 +38,20 @@ class Staging:
             self._capacity = capacity
         self.flag = self.device + start
 
-    def clear_flag(self, stream: int) -> None:
-        self._gpu.driver.call("cuMemsetD8Async", self.flag, 0, 4, stream)
+    def clear_flags(self, stream: int) -> None:
+        self._gpu.driver.call("cuMemsetD8Async", self.flag, 0, _FLAG_BYTES, stream)
 
     def fetch(self, stream: int) -> None:
-        """Queue what brings bytes and flag to the CPU."""
+        """Queue what brings bytes and flags to the CPU."""
         if not self._gpu.integrated:
-            num_bytes = self.flag - self.device + 4
+            num_bytes = self.flag - self.device + _FLAG_BYTES
             self._gpu.driver.call("cuMemcpyDtoHAsync_v2", self.host, self.device, num_bytes, stream)
 
-    def fetch_flag(self, stream: int) -> None:
-        """Queue what brings the flag alone."""
+    def fetch_flags(self, stream: int) -> None:
+        """Queue what brings the flags alone."""
         if not self._gpu.integrated:
             at = self.host + self.flag - self.device
-            self._gpu.driver.call("cuMemcpyDtoHAsync_v2", at, self.flag, 4, stream)
+            self._gpu.driver.call("cuMemcpyDtoHAsync_v2", at, self.flag, _FLAG_BYTES, stream)
 
     def send(self, data: bytes, stream: int) -> None:
         """Copy bytes into place and queue what brings them to the GPU."""
@@ -60,9 +63,9 @@ class Staging:
         if not self._gpu.integrated:
             self._gpu.driver.call("cuMemcpyHtoDAsync_v2", self.device, self.host, num_bytes, stream)
 
-    def flag_value(self) -> int:
-        """The flag, once the stream is synchronised."""
-        return ctypes.c_int.from_address(self.host + self.flag - self.device).value
+    def flags(self) -> list[int]:
+        """Once the stream is synchronised."""
+        return list((ctypes.c_int * (_FLAG_BYTES // 4)).from_address(self.host + self.flag - self.device))
 
     def close(self) -> None:
         """Give the memory back; the GPU must be done with it."""
@@ -73,23 +76,36 @@ class Staging:
         self.host = self.device = self.flag = self._capacity = 0
 
 
-class Scratch:
-    """Device memory that grows when more is asked for."""
+class Arena:
+    """Device memory of one call at a time. What a call lacks is added; the next one finds as much in one piece."""
 
     def __init__(self, gpu: Device) -> None:
         self._gpu = gpu
-        self._capacity = 0
-        self.device = 0
+        self._pieces: list[tuple[int, int]] = []
+        self._used = 0
 
-    def reserve(self, num_bytes: int) -> int:
-        """Address of at least so many bytes, 0 for none."""
-        if num_bytes > self._capacity:
+    def begin(self) -> None:
+        """Everything handed out before is free again."""
+        if len(self._pieces) > 1:
+            num_bytes = sum(size for _, size in self._pieces)
             self.close()
-            self.device = self._gpu.driver.handle("cuMemAlloc_v2", num_bytes)
-            self._capacity = num_bytes
-        return self.device
+            self._add(num_bytes)
+        self._used = 0
+
+    def take(self, num_bytes: int) -> int:
+        """Address of so many bytes, aligned to 256."""
+        num_bytes = max(-(-num_bytes // _ALIGNED), 1) * _ALIGNED
+        if not self._pieces or self._used + num_bytes > self._pieces[-1][1]:
+            self._add(num_bytes)
+        self._used += num_bytes
+        return self._pieces[-1][0] + self._used - num_bytes
 
     def close(self) -> None:
-        if self.device:
-            self._gpu.driver.call("cuMemFree_v2", self.device)
-        self.device = self._capacity = 0
+        """Give the memory back."""
+        for pointer, _ in self._pieces:
+            self._gpu.driver.call("cuMemFree_v2", pointer)
+        self._pieces.clear()
+
+    def _add(self, num_bytes: int) -> None:
+        self._pieces.append((self._gpu.driver.handle("cuMemAlloc_v2", num_bytes), num_bytes))
+        self._used = 0

@@ -12,7 +12,7 @@ import numpy as np
 from tierline.kernels.numpy.sparse_bitmap import Bytes, Floats, count, padding_is_clear
 from tierline.kernels.numpy.sparse_bitmap import row_bytes as bitmap_bytes
 
-__all__ = ["choose", "pack_positions", "positions_bytes", "unpack_positions"]
+__all__ = ["choose", "num_high_bits", "num_low_bits", "pack_positions", "positions_bytes", "unpack_positions"]
 
 BAD_VALUE = "a row has more than {} values that are NaN or infinite"
 
@@ -33,7 +33,7 @@ def choose(x_BV: Floats, num_chosen: int) -> Bytes:
 
 def positions_bytes(num_values: int, num_chosen: int) -> int:
     """What the positions of a row take, from 1 to V of them."""
-    low_bits = _low_bits(num_values, num_chosen)
+    low_bits = num_low_bits(num_values, num_chosen)
     if low_bits is None:
         return bitmap_bytes(num_values)
     return _elias_fano_bytes(num_values, num_chosen, low_bits)
@@ -41,13 +41,13 @@ def positions_bytes(num_values: int, num_chosen: int) -> int:
 
 def pack_positions(bitmap_BP: Bytes, num_values: int, num_chosen: int) -> Bytes:
     """From a bitmap with `num_chosen` bits set in each row."""
-    low_bits = _low_bits(num_values, num_chosen)
+    low_bits = num_low_bits(num_values, num_chosen)
     if low_bits is None:
         return bitmap_BP
     mark_BV = np.unpackbits(bitmap_BP, axis=1, count=num_values)
     position_Bk = np.nonzero(mark_BV)[1].reshape(-1, num_chosen)
     low_Bkl = (position_Bk[:, :, None] >> np.arange(low_bits)) & 1
-    high_BX = np.zeros((len(bitmap_BP), _high_bits(num_values, num_chosen, low_bits)), np.uint8)
+    high_BX = np.zeros((len(bitmap_BP), num_high_bits(num_values, num_chosen, low_bits)), np.uint8)
     np.put_along_axis(high_BX, (position_Bk >> low_bits) + np.arange(num_chosen), 1, axis=1)
     parts = (low_Bkl.astype(np.uint8).reshape(len(bitmap_BP), num_chosen * low_bits), high_BX)
     return np.concatenate([np.packbits(part, axis=1, bitorder="little") for part in parts], axis=1)
@@ -55,7 +55,7 @@ def pack_positions(bitmap_BP: Bytes, num_values: int, num_chosen: int) -> Bytes:
 
 def unpack_positions(packed_BQ: Bytes, num_values: int, num_chosen: int) -> Bytes:
     """Undo `pack_positions`. Raises ValueError for positions that are not `num_chosen`, ascending and below V."""
-    low_bits = _low_bits(num_values, num_chosen)
+    low_bits = num_low_bits(num_values, num_chosen)
     num_rows = len(packed_BQ)
     if low_bits is None:
         if not padding_is_clear(packed_BQ, num_values):
@@ -66,7 +66,7 @@ def unpack_positions(packed_BQ: Bytes, num_values: int, num_chosen: int) -> Byte
     num_low_bytes = (num_chosen * low_bits + 7) // 8
     low_BX = np.unpackbits(packed_BQ[:, :num_low_bytes], axis=1, bitorder="little")
     high_BX = np.unpackbits(packed_BQ[:, num_low_bytes:], axis=1, bitorder="little")
-    if low_BX[:, num_chosen * low_bits :].any() or high_BX[:, _high_bits(num_values, num_chosen, low_bits) :].any():
+    if low_BX[:, num_chosen * low_bits :].any() or high_BX[:, num_high_bits(num_values, num_chosen, low_bits) :].any():
         raise ValueError("padding bits are set")
     if (high_BX.sum(axis=1, dtype=np.int64) != num_chosen).any():
         raise ValueError(f"a row has not {num_chosen} positions")
@@ -80,7 +80,7 @@ def unpack_positions(packed_BQ: Bytes, num_values: int, num_chosen: int) -> Byte
     return np.packbits(mark_BV, axis=1)
 
 
-def _low_bits(num_values: int, num_chosen: int) -> int | None:
+def num_low_bits(num_values: int, num_chosen: int) -> int | None:
     """The number that makes the smallest row, or None where a bitmap is not larger."""
     sizes = [_elias_fano_bytes(num_values, num_chosen, bits) for bits in range(max(num_values - 1, 1).bit_length() + 1)]
     best = sizes.index(min(sizes))
@@ -88,8 +88,9 @@ def _low_bits(num_values: int, num_chosen: int) -> int | None:
 
 
 def _elias_fano_bytes(num_values: int, num_chosen: int, low_bits: int) -> int:
-    return (num_chosen * low_bits + 7) // 8 + (_high_bits(num_values, num_chosen, low_bits) + 7) // 8
+    return (num_chosen * low_bits + 7) // 8 + (num_high_bits(num_values, num_chosen, low_bits) + 7) // 8
 
 
-def _high_bits(num_values: int, num_chosen: int, low_bits: int) -> int:
+def num_high_bits(num_values: int, num_chosen: int, low_bits: int) -> int:
+    """Of the unary part of a row."""
     return num_chosen + ((num_values - 1) >> low_bits)

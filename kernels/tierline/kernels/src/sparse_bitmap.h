@@ -7,11 +7,13 @@
 // values start, which is a running sum of their counts.
 TL_INLINE tl_i64 tl_sparse_num_blocks(tl_i64 num_values) { return (num_values + 511) / 512; }
 
+#if !TL_GPU
 TL_INLINE tl_i32 tl_ones(tl_u32 byte) {
     byte -= (byte >> 1) & 0x55u;
     byte = (byte & 0x33u) + ((byte >> 2) & 0x33u);
     return (tl_i32)((byte + (byte >> 4)) & 0x0fu);
 }
+#endif
 
 // Each column is one byte of 8 values: 1 where a value is neither +0 nor -0, so also for NaN. Padding bits are 0.
 TL_ENTRY(tl_sparse_mark)(const float *x, tl_u8 *bitmap, tl_i64 num_rows, tl_i64 num_values) {
@@ -26,11 +28,31 @@ TL_ENTRY(tl_sparse_mark)(const float *x, tl_u8 *bitmap, tl_i64 num_rows, tl_i64 
         TL_COLS(rest, num_bytes - num_done) {
             tl_i64 j = num_done + rest, first = 8 * j, num = num_values - first < 8 ? num_values - first : 8;
             tl_u32 byte = 0;
-            for (tl_i64 k = 0; k < num; ++k) byte |= (tl_u32)(row[first + k] != 0.0f) << (7 - k);
+#if TL_GPU
+            float v[8];
+            tl_read_group(row, j, num_values, v);
+#else
+            const float *v = row + first;
+#endif
+            for (tl_i64 k = 0; k < num; ++k) byte |= (tl_u32)(v[k] != 0.0f) << (7 - k);
             bitmap[b * num_bytes + j] = (tl_u8)byte;
         }
     }
 }
+
+#if TL_GPU
+// Set bits of the first `num` bytes, at most 64.
+TL_INLINE tl_i32 tl_sparse_ones(const tl_u8 *bytes, tl_i64 num) {
+    tl_i32 count = 0;
+    for (tl_i64 j = 0; j < num; j += 8) count += __popcll(tl_read_word(bytes + j, (tl_i32)(num - j < 8 ? num - j : 8)));
+    return count;
+}
+
+// How many bits are set before byte j of row b, over all rows; `bytes` is the row, `starts` has that of each block.
+TL_INLINE tl_i64 tl_sparse_before(const tl_u8 *bytes, const tl_i64 *starts, tl_i64 b, tl_i64 j, tl_i64 num_blocks) {
+    return starts[b * num_blocks + j / 64] + tl_sparse_ones(bytes + j / 64 * 64, j % 64);
+}
+#endif
 
 // Set bits of each block.
 TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, tl_i64 num_values) {
@@ -39,9 +61,13 @@ TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, 
         TL_COLS(block, num_blocks) {
             const tl_u8 *bytes = bitmap + b * num_bytes + 64 * block;
             tl_i64 num = num_bytes - 64 * block < 64 ? num_bytes - 64 * block : 64;
+#if TL_GPU
+            counts[b * num_blocks + block] = tl_sparse_ones(bytes, num);
+#else
             tl_i32 count = 0;
             for (tl_i64 j = 0; j < num; ++j) count += tl_ones(bytes[j]);
             counts[b * num_blocks + block] = count;
+#endif
         }
     }
 }
@@ -88,8 +114,45 @@ __attribute__((noinline, target("avx512f,popcnt"))) static tl_i64 tl_sparse_scat
 }
 #endif
 
-// The values whose bit is set; starts holds where each block's go. On a CPU every value is written and only marked ones
-// advance, which needs no branch: `values` has room for 16 more than there are.
+#if TL_GPU
+// The values whose bit is set; starts holds where each block's go. A thread takes the 8 values of a byte, whose place
+// follows from the bits before it in the block.
+TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *starts, float *values, tl_i64 num_rows,
+                           tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        const tl_u8 *bytes = bitmap + b * num_bytes;
+        TL_COLS(j, num_bytes) {
+            float v[8];
+            tl_read_group(x + b * num_values, j, num_values, v);
+            float *out = values + tl_sparse_before(bytes, starts, b, j, num_blocks);
+            tl_u32 byte = bytes[j];
+#pragma unroll
+            for (int k = 0; k < 8; ++k)
+                if (byte >> (7 - k) & 1u) *out++ = v[k];
+        }
+    }
+}
+
+// The next value where a bit is set, +0 elsewhere.
+TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i64 *starts, float *x, tl_i64 num_rows,
+                            tl_i64 num_values) {
+    tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
+    TL_ROWS(b, num_rows) {
+        const tl_u8 *bytes = bitmap + b * num_bytes;
+        TL_COLS(j, num_bytes) {
+            const float *in = values + tl_sparse_before(bytes, starts, b, j, num_blocks);
+            tl_u32 byte = bytes[j];
+            float v[8];
+#pragma unroll
+            for (int k = 0; k < 8; ++k) v[k] = byte >> (7 - k) & 1u ? *in++ : 0.0f;
+            tl_write_group(x + b * num_values, j, num_values, v);
+        }
+    }
+}
+#else
+// The values whose bit is set; starts holds where each block's go. Every value is written and only marked ones advance,
+// which needs no branch: `values` has room for 16 more than there are.
 TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *starts, float *values, tl_i64 num_rows,
                            tl_i64 num_values) {
     tl_i64 num_bytes = (num_values + 7) / 8, num_blocks = tl_sparse_num_blocks(num_values);
@@ -108,11 +171,7 @@ TL_ENTRY(tl_sparse_gather)(const float *x, const tl_u8 *bitmap, const tl_i64 *st
 #endif
             for (; i < num; ++i) {
                 tl_u32 bit = ((tl_u32)bytes[i / 8] >> (7 - i % 8)) & 1u;
-#if TL_GPU
-                if (bit) *out = in[i];
-#else
                 *out = in[i];
-#endif
                 out += bit;
             }
         }
@@ -144,3 +203,4 @@ TL_ENTRY(tl_sparse_scatter)(const float *values, const tl_u8 *bitmap, const tl_i
         }
     }
 }
+#endif

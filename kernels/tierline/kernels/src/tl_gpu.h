@@ -60,4 +60,18 @@ TL_INLINE void tl_warp_max_into(tl_i32 *place, tl_i32 value) {
     if (threadIdx.x % 32 == 0 && value > *(volatile tl_i32 *)place) atomicMax(place, value);
 }
 
+// Counts of a block, in memory that its threads share: where values are alike, adding to a row's counts at once would
+// make all of a GPU wait for a few addresses. All threads of a block come to both.
+TL_INLINE void tl_shared_clear(tl_i32 *bins, tl_i32 num) {
+    for (tl_i32 i = (tl_i32)threadIdx.x; i < num; i += (tl_i32)blockDim.x) bins[i] = 0;
+    __syncthreads();
+}
+
+TL_INLINE void tl_shared_add(const tl_i32 *bins, tl_i32 num, tl_i32 *counts) {
+    __syncthreads();
+    for (tl_i32 i = (tl_i32)threadIdx.x; i < num; i += (tl_i32)blockDim.x)
+        if (bins[i]) atomicAdd(&counts[i], bins[i]);
+    __syncthreads();
+}
+
 #endif

@@ -11,11 +11,19 @@ TL_ENTRY(tl_topk_histogram)(const float *x, const tl_i32 *above, tl_i32 *counts,
                             tl_i32 shift) {
     TL_ROWS(b, num_rows) {
         const float *row = x + b * num_values;
+#if TL_GPU
+        __shared__ tl_i32 bins[2048];
+        tl_shared_clear(bins, 2048);
+#else
         tl_i32 *bins = counts + 2048 * b;
+#endif
         TL_COLS(i, num_values) {
             tl_u32 key = tl_magnitude(row[i]) >> shift;
             if ((tl_i32)(key >> 11) == above[b]) TL_ADD_INTO(&bins[key & 2047u], 1);
         }
+#if TL_GPU
+        tl_shared_add(bins, 2048, counts + 2048 * b);
+#endif
     }
 }
 
