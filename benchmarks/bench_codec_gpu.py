@@ -30,7 +30,7 @@ from tierline.kernels.cuda import Codec, CudaError, Device, DeviceArray, device
 
 TOKENS = (
     *("affine", "affine:4", "affine:1", "affine:rounding=stochastic", "affine:range=percentile", "affine:4:range=mse"),
-    *("bitplane", "bfloat16", "float8_e4m3", "float8_e4m3:row", "radix:3", "dithered", "raw"),
+    *("bitplane", "float16", "bfloat16", "float8_e4m3", "float8_e4m3:row", "radix:3", "dithered", "raw"),
     *("sparse_bitmap", "sparse_bitmap+affine:4", "topk", "topk+affine"),
 )
 ODD_SHAPES = ((1, 1), (3, 7), (2, 3, 5, 11), (5, 4099))

@@ -9,7 +9,18 @@ import mock_cuda
 import pytest
 from device_memory import DeviceMemory
 
-from tierline.kernels import affine, bfloat16, bitplane, cabac, dithered, float8_e4m3, radix, sparse_bitmap, topk
+from tierline.kernels import (
+    affine,
+    bfloat16,
+    bitplane,
+    cabac,
+    dithered,
+    float8_e4m3,
+    float16,
+    radix,
+    sparse_bitmap,
+    topk,
+)
 from tierline.kernels.cuda import CudaError, Device, Driver, device
 
 REAL = pytest.param("real", marks=pytest.mark.gpu)
@@ -33,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def numpy_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codecs of the CPU run on the oracles."""
-    for module in (affine, bfloat16, bitplane, cabac, dithered, float8_e4m3, radix, sparse_bitmap, topk):
+    for module in (affine, bfloat16, bitplane, cabac, dithered, float16, float8_e4m3, radix, sparse_bitmap, topk):
         monkeypatch.setattr(module, "_compiled", lambda: None)
 
 

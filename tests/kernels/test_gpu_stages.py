@@ -27,7 +27,7 @@ REAL = pytest.param("real", marks=pytest.mark.gpu)
 KERNELS = pytest.mark.parametrize("gpu", ["mock discrete", REAL], indirect=True)
 GOLDEN = Path(__file__).parents[1] / "wire" / "golden"
 
-VALUES = ["raw", "bfloat16", "float8_e4m3", "float8_e4m3:row", "dithered", "dithered:255", "dithered:3"]
+VALUES = ["raw", "float16", "bfloat16", "float8_e4m3", "float8_e4m3:row", "dithered", "dithered:255", "dithered:3"]
 AFFINE = [
     "affine:range=percentile",
     "affine:4:range=percentile:percent=80",

@@ -6,10 +6,10 @@ import inspect
 from typing import Any
 
 from tierline.kernels.cuda.affine import Affine
-from tierline.kernels.cuda.bfloat16 import Bfloat16
 from tierline.kernels.cuda.bitplane import Bitplane
 from tierline.kernels.cuda.dithered import Dithered
 from tierline.kernels.cuda.float8_e4m3 import Float8E4M3
+from tierline.kernels.cuda.half import Bfloat16, Float16
 from tierline.kernels.cuda.radix import Radix
 from tierline.kernels.cuda.raw import Raw
 from tierline.kernels.cuda.sparse_bitmap import SparseBitmap
@@ -21,6 +21,7 @@ _VALUES: dict[str, type[Stage]] = {
     "bfloat16": Bfloat16,
     "bitplane": Bitplane,
     "dithered": Dithered,
+    "float16": Float16,
     "float8_e4m3": Float8E4M3,
     "radix": Radix,
     "raw": Raw,

@@ -1,4 +1,4 @@
-"""Launches of `bfloat16`."""
+"""Launches of `float16` and `bfloat16`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from tierline.kernels.cuda.arrays import DeviceArray
 from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Work
 
 
-class Bfloat16:
+class Float16:
     """A place for every float32."""
 
+    entry: ClassVar[str] = "tl_float16"
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     encode_errors: ClassVar[Errors] = ()
     decode_errors: ClassVar[Errors] = ()
@@ -25,9 +26,15 @@ class Bfloat16:
     def encode(self, work: Work, x: DeviceArray, room: Room) -> int:
         size, (num_bytes, _) = x.size, self.sizes(x.shape)
         out, _ = room(num_bytes)
-        work("tl_bfloat16_encode", "ppn", 1, size, x.pointer, out, size)
+        work(f"{self.entry}_encode", "ppn", 1, size, x.pointer, out, size)
         return num_bytes
 
     def decode(self, work: Work, data: Coded, x: DeviceArray, bad: int) -> None:
         size = x.size
-        work("tl_bfloat16_decode", "ppn", 1, size, data.device, x.pointer, size)
+        work(f"{self.entry}_decode", "ppn", 1, size, data.device, x.pointer, size)
+
+
+class Bfloat16(Float16):
+    """The same of the other format."""
+
+    entry: ClassVar[str] = "tl_bfloat16"
