@@ -10,6 +10,7 @@ is like them. `total_ms` is the residence at the origin, 0 without a ledger; spa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
