@@ -3,7 +3,8 @@
 Detectors of the YOLO family put out one tensor for N places of their grids: a box and a score for each of K classes,
 (4 + K, N) or (N, 4 + K), in some versions with a score of any object between, (N, 5 + K). Added here is what picks the
 M best places, so that a few hundred numbers climb and return instead of N x (4 + K), and two detectors of different
-grids can answer for each other. Doubles are taken out by the task, since that depends on values.
+grids can answer for each other; where a grid is smaller, rows of zeros fill up. Doubles are taken out by the task,
+since that depends on values.
 
 Shape legend: B batch, N places, K classes, M candidates.
 """
@@ -62,9 +63,9 @@ def with_candidates(network: Network, num_classes: int, form: BoxForm | None = N
     best = graph.add("ReduceMax", score, axes=[2], keepdims=0)
     index = graph.add("Cast", graph.add("ArgMax", score, axis=2, keepdims=1), to=TensorProto.FLOAT)
     table = graph.add("Concat", graph.corners(box, form, image), graph.unsqueeze(best), index, axis=2)
-    chosen = graph.top(best, min(MAX_CANDIDATES, num_places))
-    graph.add("GatherElements", table, graph.spread(chosen), axis=1, name=_OUT)
-    return network_of(graph.model((min(MAX_CANDIDATES, num_places), COLUMNS)), network.where)
+    num = min(MAX_CANDIDATES, num_places)
+    graph.pad(graph.add("GatherElements", table, graph.spread(graph.top(best, num)), axis=1), MAX_CANDIDATES - num)
+    return network_of(graph.model(), network.where)
 
 
 def parse_form(text: str) -> BoxForm:
@@ -145,12 +146,17 @@ class _Tail:
         shape = self.constant(np.array([1, 1, COLUMNS], np.int64))
         return self.add("Expand", self.unsqueeze(places), shape)
 
-    def model(self, shape: tuple[int, ...]) -> Any:
-        """The model whose one output is the last thing added."""
+    def pad(self, rows: str, num: int) -> None:
+        """(B, M, 6) with so many rows of zeros more: the candidates."""
+        pads = self.constant(np.array([0, 0, 0, 0, num, 0], np.int64))
+        self.add("Pad", rows, pads, name=_OUT)
+
+    def model(self) -> Any:
+        """The model whose one output are the candidates."""
         graph = self._model.graph
         del graph.output[:]
-        last = graph.node[-1].output[0]
-        graph.output.append(helper.make_tensor_value_info(last, TensorProto.FLOAT, ["batch", *shape]))
+        value = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ["batch", MAX_CANDIDATES, COLUMNS])
+        graph.output.append(value)
         return self._model
 
     def _name(self) -> str:
