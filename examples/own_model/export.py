@@ -52,10 +52,10 @@ def main() -> None:
 
     say("classifier of digits")
     make_classifier(folder, options.epochs, options.images, options.seed)
-    for name, width, depth in (("small", 6, 0), ("large", 24, 3)):
+    for name, width, depth, passes in (("small", 8, 1, 2), ("large", 16, 4, 1)):
         say(f"detector {name}")
         net = Detector(width, depth)
-        train(net, options.scenes, options.epochs, options.seed, say)
+        train(net, options.scenes, passes * options.epochs, options.seed, say)
         (folder / f"{name}.onnx").write_bytes(export(net, (3, SIDE, SIDE)))
     write_scenes(folder / "scenes", options.images, options.seed + 1)
     write_film(folder / "film.mjpeg", options.frames, options.seed + 2)
@@ -65,7 +65,7 @@ def main() -> None:
 def make_classifier(folder: Path, epochs: int, num_images: int, seed: int) -> None:
     """Train on scikit-learn's digits; export the network, and write held-out images as a folder of classes."""
     dataset = load("digits", seed, None)
-    net = catalog.make("model", "mobile", input_shape=(1, DIGIT_SIDE, DIGIT_SIDE), num_classes=10, reduction=2)
+    net = catalog.make("model", "mobile", input_shape=(1, DIGIT_SIDE, DIGIT_SIDE), num_classes=10, reduction=3)
     images, labels = _enlarged(dataset.train.images), torch.from_numpy(dataset.train.labels)
     pixels = (to_tensor(images) - MEAN) / STD
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)

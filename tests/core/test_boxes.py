@@ -151,6 +151,7 @@ def test_a_report_judges_each_kind_by_its_own_measure() -> None:
     report = LatencyReport.of(map(outcome_record, told)).to_dict()
     assert report["quality"] == {"measure": "f1_iou50", "overall": 0.5, "device": 1.0, "cloud": 0.0}
     assert "accuracy" not in report
+    assert "quality" not in LatencyReport.of([outcome_record(outcome(right, 3))]).to_dict()
     numbers = [outcome(Answer(0, "", 0.0, values=(float(x),)), (float(x),)) for x in range(3)]
     assert LatencyReport.of(map(outcome_record, numbers)).to_dict()["quality"]["overall"] == 1.0
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_detectors import linear_network, write_images
 from own_nets import SHAPES, make_images, make_network, make_onnx
 
 from tierline.cli.main import main
 from tierline.core import catalog
-from tierline.core.bundle import Bundle
+from tierline.core.bundle import Bundle, Exit
 from tierline.core.errors import BundleError, ConfigError
 from tierline.core.flow.levels import LOGITS, engine_maker
 from tierline.core.flow.oracle import Oracle
@@ -111,6 +112,28 @@ def test_what_does_not_fit_is_refused(networks: dict[str, Network], home: Path, 
         preprocess_of(network, (32, 32), (0.5,), (0.5,))
     with pytest.raises(ConfigError, match="--std: 3 values for 1 channels"):
         preprocess_of(network, None, (0.5,), (0.5, 0.5, 0.5))
+
+
+def test_numbers_are_judged_by_their_table_and_images_without_classes_by_none(tmp_path: Path) -> None:
+    pixels, network = write_images(tmp_path, 6), linear_network((2,))
+    preprocess = preprocess_of(network, None, (0.5,), (1.0,))
+    raw = catalog.make("engine", "onnxruntime", model=network.model.SerializeToString(), name="x", threads=1)
+    rows = raw.run({"image": Preprocessor(preprocess).many(pixels)})["out"]
+    (tmp_path / "values.csv").write_text(
+        "file,speed\n" + "".join(f"{index:03}.png,{row[0]}\n" for index, row in enumerate(rows.tolist()))
+    )
+    options: dict[str, Any] = {"name": "own", "preprocess": preprocess, "cuts": [("relu",)]}
+    captures = find_captures(tmp_path, "regression", (8, 8))
+    bundle, judged = import_model(network, captures, tmp_path / "numbers", meaning=Meaning("regression"), **options)
+    assert bundle.manifest.labels == ["speed"] and bundle.manifest.levels[-1].exit == Exit("cloud", rule="spread")
+    assert bundle.manifest.origin["measure"] == "r2" and judged.quality() == {"cloud": pytest.approx(1.0)}
+    assert judged.answers["cloud"][0].values == (pytest.approx(rows[0, 0], abs=1e-5),)
+    flat = find_captures(tmp_path, "classification", (8, 8), most=4)
+    bundle, judged = import_model(network, flat, tmp_path / "flat", meaning=Meaning(labels=["a", "b"]), **options)
+    assert judged.truths is None and judged.num_samples == 4
+    assert bundle.manifest.origin["measure"] == "agreement with the last exit"
+    with pytest.raises(BundleError, match=r"its output is \(batch, 2\), there are 0 labels"):
+        import_model(network, flat, tmp_path / "bad", **options)
 
 
 def test_commands(

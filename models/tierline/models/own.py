@@ -99,9 +99,10 @@ def for_task(network: Network, meaning: Meaning, captures: Captures) -> tuple[Ne
     else:
         fitting = (len(names),)
     if len(shape) != 1 or shape[0] not in fitting:
+        some = f" ({', '.join(names[:5])}...)" if names else ""
         raise BundleError(
-            f"{network.where}: its output is (batch, {', '.join(map(str, shape))}), there are {len(names)} labels "
-            f"({', '.join(names[:5])}...); give --labels in the order of its outputs"
+            f"{network.where}: its output is (batch, {', '.join(map(str, shape))}), there are {len(names)} labels{some};"
+            " give --labels in the order of its outputs"
         )
     strangers = sorted(set(captures.labels) - set(names))
     if strangers and meaning.task == "classification":

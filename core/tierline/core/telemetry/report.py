@@ -160,9 +160,9 @@ def _quality(rows: Sequence[Record], exits: Mapping[str, Sequence[Record]]) -> t
     """What is measured, and it overall and of each exit's answers; nothing where no truth is known."""
     measure, found = "accuracy", {}
     for name, members in {"overall": rows, **exits}.items():
-        known = [(answer_of(row), truth) for row in members if (truth := truth_of(row)) is not None]
-        if known:
-            measure, found[name] = judge([answer for answer, _ in known], [truth for _, truth in known])
+        judged = judge([answer_of(row) for row in members], [truth_of(row) for row in members])
+        if judged is not None:
+            measure, found[name] = judged
     return measure, found
 
 
