@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,34 @@ def test_annotated_images_are_judged(tmp_path: Path) -> None:
     (tmp_path / "images" / "000.txt").write_text("0 0.5 0.5 0.001 0.001\n")
     _, less = import_detector(network, tmp_path)
     assert less.quality()["cloud"] < quality - 0.1
+
+
+FFMPEG = """#!{python} -S
+import os, re, sys
+width, height = map(int, re.search(r"scale=(\\d+):(\\d+)", " ".join(sys.argv)).groups())
+for value in range(5):
+    os.write(1, bytes([50 * value]) * (width * height * 3))
+"""
+
+
+def test_frames_of_a_video_are_judged_as_nodes_will_see_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"")
+    program = tmp_path / "ffmpeg"
+    program.write_text(FFMPEG.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    captures = find_captures(tmp_path / "film.mp4", "detection", (SIDE, SIDE), most=4)
+    assert [int(capture.image.mean()) for capture in captures] == [0, 50, 100, 150]
+    network = linear_network((7, 60))
+    _, judged = import_model(
+        network,
+        captures,
+        tmp_path / "bundle",
+        name="own",
+        preprocess=preprocess_of(network, None, (0.0,), (1.0,)),
+        meaning=Meaning("detection", ["a", "b", "c"]),
+    )
+    assert judged.num_samples == 4 and judged.truths is None
 
 
 def test_a_video_needs_ffmpeg_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
