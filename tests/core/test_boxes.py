@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tierline.core.source.folder import Folder
 from tierline.core.task.detection import Detection
 from tierline.core.task.regression import Regression
 from tierline.core.telemetry.ledger import SPANS, Hop
-from tierline.core.telemetry.record import outcome_line, outcome_record, read_outcome
+from tierline.core.telemetry.record import answer_of, outcome_line, outcome_record, truth_of
 from tierline.core.telemetry.report import LatencyReport
 from tierline.core.types import Answer, Box, NodeId, SampleId
 
@@ -138,7 +139,8 @@ def test_records_hold_boxes_and_numbers_and_come_back(capsys: pytest.CaptureFixt
         (Answer(1, "dog", 0.5), "dog"),
     ):
         told = outcome(answer, truth)
-        assert read_outcome(outcome_line(told)) == told
+        record = json.loads(outcome_line(told))
+        assert (answer_of(record), truth_of(record)) == (answer, truth)
         asyncio.run(Stdout().put(told))
     lines = [line.split(": ", 1)[1].split(" at ")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["car 0.90, dog 0.50", "nothing", "3.5", "dog 0.50"]

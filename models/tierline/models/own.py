@@ -100,9 +100,9 @@ def for_task(network: Network, meaning: Meaning, captures: Captures) -> tuple[Ne
         fitting = (len(names),)
     if len(shape) != 1 or shape[0] not in fitting:
         some = f" ({', '.join(names[:5])}...)" if names else ""
-        given = ", ".join(map(str, shape))
+        given = ", ".join(map(str, ["batch", *shape]))
         raise BundleError(
-            f"{network.where}: its output is (batch, {given}), there are {len(names)} labels{some}; give --labels in the "
+            f"{network.where}: its output is ({given}), there are {len(names)} labels{some}; give --labels in the "
             "order of its outputs"
         )
     strangers = sorted(set(captures.labels) - set(names))
