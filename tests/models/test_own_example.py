@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_model" / "expo
 
 @pytest.mark.slow
 def test_what_the_example_writes_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"epochs": 1, "scenes": 64, "images": 12, "frames": 3}
+    sizes = {"epochs": 1, "scenes": 64, "images": 40, "frames": 3}
     options = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     subprocess.run([sys.executable, str(EXAMPLE), str(tmp_path / "own"), *options], check=True, timeout=300)
     monkeypatch.chdir(tmp_path)
@@ -29,6 +29,6 @@ def test_what_the_example_writes_can_be_imported(tmp_path: Path, monkeypatch: py
         assert main(["model", *command]) == 0
     assert Bundle.open(tmp_path / "cascade").manifest.labels == ["circle", "square", "triangle"]
     calibration = Bundle.open(tmp_path / "cut").manifest.calibration
-    assert calibration is not None and calibration.num_samples == 12
+    assert calibration is not None and calibration.num_samples == 40
     film = (tmp_path / "own" / "film.mjpeg").read_bytes()
     assert film.count(b"\xff\xd8\xff") == 3
