@@ -103,7 +103,6 @@ RELU = helper.make_node("Relu", ["x"], ["y"])
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (model_of([RELU], batch=1), r"input 'x' is \(1, 4\); it must be float32 with a free batch axis 0"),
         (model_of([RELU], side="side"), r"input 'x' is \(\?, \?\)"),
         (
             model_of([helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=1)]),
@@ -111,12 +110,15 @@ RELU = helper.make_node("Relu", ["x"], ["y"])
         ),
         (
             model_of([helper.make_node("Relu", ["x"], ["r"], domain="mine"), helper.make_node("Relu", ["r"], ["y"])]),
-            "valid",
+            r"unsupported operator Relu 'r': domain 'mine' has none",
         ),
-        (model_of([helper.make_node("Relu", ["z"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]), "valid ONNX"),
+        (
+            model_of([helper.make_node("Relu", ["z"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]),
+            "cyclic graph: z -> y -> z",
+        ),
         (model_of([helper.make_node("Relu", ["w"], ["y"])], w=np.ones((2, 2), np.float32)), "output 'y'"),
     ],
-    ids=["fixed-batch", "free-side", "by-values", "unknown-operator", "cyclic", "constant"],
+    ids=["free-side", "by-values", "unknown-operator", "cyclic", "constant"],
 )
 def test_what_cannot_be_cut_is_refused_in_a_line(model: Any, says: str) -> None:
     with pytest.raises(BundleError, match=rf"^net\.onnx: .*{says}") as caught:

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_detectors import linear_network, write_images
 from own_nets import SHAPES, make_images, make_network, make_onnx
 
 from tierline.cli.main import main
 from tierline.core import catalog
-from tierline.core.bundle import Bundle
+from tierline.core.bundle import Bundle, Exit
 from tierline.core.errors import BundleError, ConfigError
 from tierline.core.flow.levels import LOGITS, engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.preprocess import Preprocessor
 from tierline.core.types import Tier
-from tierline.models.data.folder import find_files
+from tierline.models.captures import find_captures
 from tierline.models.graph import Network
-from tierline.models.own import World, cost_graph, cut_for, import_model, preprocess_of
+from tierline.models.own import Meaning, World, cost_graph, cut_for, import_model, preprocess_of
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_process_runs_the_sections_as_the_whole(
     networks: dict[str, Network], home: Path, tmp_path: Path, name: str
 ) -> None:
-    network, files = networks[name], find_files(home / name)
+    network = networks[name]
+    captures = find_captures(home / name, "classification", (0, 0))
     points = network.cut_points(most=2)
     preprocess = preprocess_of(network, None, (0.5,), (0.25,))
     cuts = [points[1].tensors, points[-1].tensors]
-    bundle = import_model(network, files, tmp_path, name=name, preprocess=preprocess, cuts=cuts)
+    bundle, judged = import_model(network, captures, tmp_path, name=name, preprocess=preprocess, cuts=cuts)
     assert [level.tier for level in bundle.manifest.levels] == [Tier.DEVICE, Tier.EDGE, Tier.CLOUD]
     assert bundle.manifest.exits() == ["cloud"] and bundle.manifest.labels == [f"c{i}" for i in range(5)]
-    images = np.stack([Preprocessor(preprocess)(image) for image in files.images()])
+    images = np.stack([Preprocessor(preprocess)(image) for image in (x.image for x in captures)])
     raw = network.model.SerializeToString()
     engine = catalog.make("engine", "onnxruntime", model=raw, name=name, threads=1)
     whole = engine.run({network.input: images})[network.output]
@@ -57,6 +59,7 @@ def test_one_process_runs_the_sections_as_the_whole(
         found = Oracle(Bundle.open(tmp_path), engine_maker(kind)).exits(images[np.newaxis])
         assert list(found.outputs) == ["cloud"] and found.device_logits_NBK is None
         assert np.abs(found.outputs["cloud"][LOGITS] - whole).max() < 1e-5
+    assert judged.num_samples == 20 and judged.truths is not None and judged.truths[0] == "c0"
     calibration = bundle.manifest.calibration
     assert calibration and calibration.num_samples == 20 and calibration.thresholds == {}
     assert calibration.accuracy == {"cloud": float((whole.argmax(1) == np.repeat(np.arange(5), 4)).mean())}
@@ -91,16 +94,16 @@ def test_the_cut_climbs_as_the_link_gets_slower(networks: dict[str, Network]) ->
 
 
 def test_what_does_not_fit_is_refused(networks: dict[str, Network], home: Path, tmp_path: Path) -> None:
-    network, files = networks["lenet"], find_files(home / "lenet")
+    network, captures = networks["lenet"], find_captures(home / "lenet", "classification", (28, 28))
     preprocess = preprocess_of(network, (28, 28), (0.5,), (0.5,))
 
     def attempt(**changes: Any) -> None:
-        import_model(network, files, tmp_path, **{"name": "x", "preprocess": preprocess, **changes})
+        import_model(network, captures, tmp_path, **{"name": "x", "preprocess": preprocess, **changes})
 
     with pytest.raises(BundleError, match=r"its output is \(batch, 5\), there are 2 labels \(a, b"):
-        attempt(labels=["a", "b"])
+        attempt(meaning=Meaning(labels=["a", "b"]))
     with pytest.raises(ConfigError, match="the folder 'c0' is none of them"):
-        attempt(labels=list("abcde"))
+        attempt(meaning=Meaning(labels=list("abcde")))
     with pytest.raises(ConfigError, match="3 cuts; there are links for two"):
         attempt(cuts=[point.tensors for point in network.cut_points()[1:4]])
     with pytest.raises(ConfigError, match="--mbit: 2 links for 2 tiers"):
@@ -109,6 +112,28 @@ def test_what_does_not_fit_is_refused(networks: dict[str, Network], home: Path, 
         preprocess_of(network, (32, 32), (0.5,), (0.5,))
     with pytest.raises(ConfigError, match="--std: 3 values for 1 channels"):
         preprocess_of(network, None, (0.5,), (0.5, 0.5, 0.5))
+
+
+def test_numbers_are_judged_by_their_table_and_images_without_classes_by_none(tmp_path: Path) -> None:
+    pixels, network = write_images(tmp_path, 6), linear_network((2,))
+    preprocess = preprocess_of(network, None, (0.5,), (1.0,))
+    raw = catalog.make("engine", "onnxruntime", model=network.model.SerializeToString(), name="x", threads=1)
+    rows = raw.run({"image": Preprocessor(preprocess).many(pixels)})["out"]
+    (tmp_path / "values.csv").write_text(
+        "file,speed\n" + "".join(f"{index:03}.png,{row[0]}\n" for index, row in enumerate(rows.tolist()))
+    )
+    options: dict[str, Any] = {"name": "own", "preprocess": preprocess, "cuts": [("relu",)]}
+    captures = find_captures(tmp_path, "regression", (8, 8))
+    bundle, judged = import_model(network, captures, tmp_path / "numbers", meaning=Meaning("regression"), **options)
+    assert bundle.manifest.labels == ["speed"] and bundle.manifest.levels[-1].exit == Exit("cloud", rule="spread")
+    assert bundle.manifest.origin["measure"] == "r2" and judged.quality() == {"cloud": pytest.approx(1.0)}
+    assert judged.answers["cloud"][0].values == (pytest.approx(rows[0, 0], abs=1e-5),)
+    flat = find_captures(tmp_path, "classification", (8, 8), most=4)
+    bundle, judged = import_model(network, flat, tmp_path / "flat", meaning=Meaning(labels=["a", "b"]), **options)
+    assert judged.truths is None and judged.num_samples == 4
+    assert bundle.manifest.origin["measure"] == "agreement with the last exit"
+    with pytest.raises(BundleError, match=r"its output is \(batch, 2\), there are 0 labels"):
+        import_model(network, flat, tmp_path / "bad", **options)
 
 
 def test_commands(
@@ -122,7 +147,10 @@ def test_commands(
     arguments = ["model", "import", "lenet.onnx", "--data", "lenet", "--mean", "0.4", "--format", "json"]
     assert main([*arguments, "--out", str(tmp_path / "two"), "--cut", middle, "--codec", "float16"]) == 0
     out, err = capsys.readouterr()
-    assert [row["tier"] for row in json.loads(out)] == ["device", "cloud"] and "accuracy 0." in err
+    assert [row["tier"] for row in json.loads(out)] == [
+        "device",
+        "cloud",
+    ] and "accuracy on 20 images, each exit" in err
     manifest = Bundle.open(tmp_path / "two").manifest
     assert manifest.levels[0].exit is None and manifest.levels[0].feature_codec == "float16"
     assert manifest.preprocess.mean == (0.4,) and manifest.preprocess.std == (1.0,)
@@ -132,13 +160,15 @@ def test_commands(
     assert Bundle.open(tmp_path / "one").manifest.labels[0] == "c4"
     capsys.readouterr()
     for more, code, says in (
-        (["--task", "detection"], 2, "--task detection: nodes cannot decode it yet"),
+        (["--task", "detection"], 2, "--labels: name the classes"),
+        (["--task", "detection", "--labels", "a,b"], 4, "a detector of 2 labels gives (batch, 6, N)"),
+        (["--task", "regression", "--labels", "a,b"], 4, "its output is (batch, 5), there are 2 labels"),
         (["--cut", "nix"], 4, "no tensor 'nix' to cut at"),
         (["--cut", "auto", "--cut", middle], 2, "--cut auto: chooses all cuts"),
         (["--mean", "a"], 2, "--mean a: write numbers"),
         (["--size", "28"], 2, "--size 28: write height x width"),
         (["--codec", "rew"], 6, "raw"),
-        (["--data", "nowhere"], 3, "nowhere: no images"),
+        (["--data", "nowhere"], 3, "nowhere: no such folder or file"),
     ):
         assert main([*arguments, "--out", str(tmp_path / "bad"), *more]) == code, more
         err = capsys.readouterr().err

@@ -25,7 +25,8 @@ class Residual(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         conv = torch.nn.Conv2d(3, 4, 3, padding=1)
-        self.blocks = torch.nn.Sequential(conv, resnet20._Block(4, 4), resnet20._Block(4, 8))
+        plain = ("batch", "float32")
+        self.blocks = torch.nn.Sequential(conv, resnet20._Block(4, 4, *plain), resnet20._Block(4, 8, *plain))
         self.out = torch.nn.Linear(8, NUM_CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

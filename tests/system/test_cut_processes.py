@@ -13,7 +13,7 @@ from tierline.core import catalog
 from tierline.core.bundle import Bundle
 from tierline.core.decide import relative
 from tierline.core.preprocess import Preprocessor
-from tierline.models.data.folder import find_files
+from tierline.models.captures import find_captures
 from tierline.models.own import import_model, preprocess_of
 
 CUTS = {"mlp": (1,), "lenet": (6,), "residual": (2, -2)}
@@ -28,9 +28,10 @@ class Imported:
         images = make_images(folder / "images", name)
         points = network.cut_points(most=2)
         preprocess = preprocess_of(network, None, (0.4,), (0.3,))
-        self.bundle: Bundle = import_model(
+        self.bundle: Bundle
+        self.bundle, _ = import_model(
             network,
-            find_files(folder / "images"),
+            find_captures(folder / "images", "classification", (0, 0)),
             folder / "bundle",
             name=name,
             preprocess=preprocess,

@@ -21,6 +21,8 @@ def tables(report: Report) -> list[Table]:
         made.append(bytes_table(report["bytes_per_sample"]))
     if "accuracy" in report:
         made.append(accuracy_table(report))
+    if "quality" in report:
+        made.append(quality_table(report["quality"]))
     return made
 
 
@@ -83,6 +85,15 @@ def accuracy_table(report: Report) -> Table:
     for name in dict.fromkeys([*answered, *rows]):
         cells = [_percent(rows.get(name))] + ([_percent(answered.get(name))] if answered else [])
         table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+def quality_table(quality: Mapping[str, Any]) -> Table:
+    """What another task than classification measures, of the answers of each exit."""
+    table = _table("Quality", "exit", quality["measure"])
+    for name, value in quality.items():
+        if name != "measure":
+            table.add_row(name, f"{value:.3f}")
     return table
 
 

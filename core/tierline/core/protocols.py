@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from tierline.core.telemetry.ledger import Ledger
-from tierline.core.types import Answer, Array, Arrays, Payload, SampleId, TensorSpec
+from tierline.core.types import Answer, Array, Arrays, Payload, SampleId, TensorSpec, Truth
 
 
 class Clock(Protocol):
@@ -92,11 +92,14 @@ class ExitRule(Protocol):
 class Task(Protocol):
     """What outputs mean."""
 
+    measure: ClassVar[str]
+    """What `quality` is called."""
+
     def decode(self, outputs: Arrays) -> list[Answer]:
         """One Answer per row."""
         ...
 
-    def quality(self, answers: Sequence[Answer], truths: Sequence[int]) -> float:
+    def quality(self, answers: Sequence[Answer], truths: Sequence[Truth]) -> float:
         """Quality against truth in [0, 1] (accuracy for classification)."""
         ...
 
@@ -128,7 +131,7 @@ class Capture:
     image: Array
     seq: int | None
     """Intrinsic index where the source has one, else None."""
-    truth: int | None = None
+    truth: Truth | None = None
     capture_ns: int = 0
     """How long reading the sensor took."""
 
@@ -170,7 +173,7 @@ class Outcome:
     """How many views took part."""
     plan: int
     ledger: Ledger
-    truth: int | None = None
+    truth: Truth | None = None
     run: str = ""
     """Identity of the run of the hierarchy, given by its root."""
 

@@ -88,13 +88,30 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """One object in an image. `corners` are left, top, right, bottom as shares of the image's width and height."""
+
+    index: int
+    label: str
+    confidence: float
+    corners: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A decoded result. For classification `label` is the class name, `confidence` its softmax probability."""
 
     index: int
     label: str
     confidence: float
+    boxes: tuple[Box, ...] | None = None
+    """Detection: every object, the most confident first, which `index`, `label` and `confidence` speak of."""
+    values: tuple[float, ...] | None = None
+    """Regression: the numbers; `label` is their text."""
 
 
 NO_ANSWER = Answer(-1, "", 0.0)
 """Of a sample that ended, degraded, before any exit saw it."""
+
+Truth = int | str | tuple[Box, ...] | tuple[float, ...]
+"""What is known of a sample: a class's index or label, its objects, or its numbers."""

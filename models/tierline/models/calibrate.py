@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tierline.core.bundle import Bundle, Calibration, CurvePoint, Manifest
 from tierline.core.catalog import nearest
@@ -68,21 +68,21 @@ def calibrate(bundle: Bundle, outputs: ExitOutputs, goal: str = "best_accuracy")
         _point(manifest, outputs, dict(zip(inner, t, strict=True))) for t in itertools.product(grid, repeat=len(inner))
     ]
     first = manifest.exits()[0]
-    chosen = _choose(points, first, name, target) if inner else points[0]
+    chosen = choose(points, first, name, target) if inner else points[0]
     return Calibration(
         num_samples=len(outputs.labels),
-        accuracy=_each_short(outputs.accuracy()),
+        accuracy=each_short(outputs.accuracy()),
         thresholds=chosen.thresholds,
         chosen_by=goal,
-        curve=_thin(points, chosen, first),
+        curve=thin(points, chosen, first),
     )
 
 
-def parse_goal(goal: str) -> tuple[str, float]:
-    """Name and value of a goal; the value of `best_accuracy` is 0. Raises ConfigError."""
+def parse_goal(goal: str, goals: Sequence[str] = GOALS) -> tuple[str, float]:
+    """Name and value of one of `goals`; the value of `best_accuracy` is 0. Raises ConfigError."""
     name, _, value = goal.partition("=")
-    if name not in GOALS:
-        raise ConfigError(f"threshold goal {goal!r}: no such goal{nearest(name, GOALS)}")
+    if name not in goals:
+        raise ConfigError(f"threshold goal {goal!r}: no such goal{nearest(name, list(goals))}")
     if name == "best_accuracy" and not value:
         return name, 0.0
     try:
@@ -99,19 +99,19 @@ def parse_goal(goal: str) -> tuple[str, float]:
 def _point(manifest: Manifest, outputs: ExitOutputs, thresholds: dict[str, float]) -> CurvePoint:
     routed = route(outputs, thresholds)
     links = payload_bytes(manifest, routed.exit_share)
-    return CurvePoint(thresholds, _short(routed.accuracy), _each_short(routed.exit_share), _each_short(links))
+    return CurvePoint(thresholds, short(routed.accuracy), each_short(routed.exit_share), each_short(links))
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Six decimals: no split is large enough for more, and manifests are read by people."""
     return round(value, 6)
 
 
-def _each_short(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: _short(value) for name, value in values.items()}
+def each_short(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: short(value) for name, value in values.items()}
 
 
-def _choose(points: list[CurvePoint], first: str, name: str, target: float) -> CurvePoint:
+def choose(points: list[CurvePoint], first: str, name: str, target: float) -> CurvePoint:
     """The best point; where several are equal, the one that leaves most samples lowest."""
     if name == "target_exit_share":
         # The smallest local T that reaches the share, then the most accurate of the thresholds above it.
@@ -136,7 +136,7 @@ def _lowness(point: CurvePoint) -> tuple[float, ...]:
     return tuple(point.exit_share.values())
 
 
-def _thin(points: list[CurvePoint], chosen: CurvePoint, first: str) -> list[CurvePoint]:
+def thin(points: list[CurvePoint], chosen: CurvePoint, first: str) -> list[CurvePoint]:
     """One T for all exits, the chosen point, and the best points of the joint grid, in order of the local exit's T.
 
     A joint point is kept where no point that leaves as many samples at the first exit is more accurate.

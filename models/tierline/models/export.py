@@ -83,13 +83,14 @@ def first_manifest(
     views: list[str],
     levels: list[Level],
     origin: dict[str, str],
+    task: str = "classification",
 ) -> Manifest:
-    """Version 1 of a Bundle that names the class of a sample; its files are noted as they are written."""
+    """Version 1 of a Bundle; its files are noted as they are written."""
     return Manifest(
         schema=SCHEMA,
         name=name,
         version=1,
-        task="classification",
+        task=task,
         labels=labels,
         preprocess=preprocess,
         views=views,

@@ -17,6 +17,7 @@ import onnx.inliner
 
 from tierline.core.errors import BundleError
 from tierline.core.types import TensorSpec
+from tierline.models.onnx_ready import ready
 
 _DATA_DEPENDENT = frozenset({"If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "Unique", "Compress", "StringSplit"})
 """Control flow, and operators whose output shape depends on values."""
@@ -123,9 +124,11 @@ def read_network(path: Path) -> Network:
 def network_of(model: Any, where: str) -> Network:
     """The graph of a ModelProto. Raises BundleError."""
     try:
-        model = onnx.inliner.inline_local_functions(model)
+        model = ready(onnx.inliner.inline_local_functions(model), where)
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except BundleError:
+        raise
     except Exception as error:
         raise BundleError(f"{where}: not a valid ONNX model ({_line(error)})") from error
     graph = model.graph

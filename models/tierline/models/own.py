@@ -1,13 +1,14 @@
-"""From a user's own network to a Bundle: read, cut, preprocessing, labels, and its accuracy on a folder of images.
+"""From a user's own networks to a Bundle: read, cut or cascaded, preprocessing, labels, and its quality on images.
 
-Such a Bundle has one view. A plain network has one exit, the root's: everything climbs to it.
+Such a Bundle has one view. A plain network has one exit, the root's: everything climbs to it. A cascade has one for
+each of its networks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,20 +16,19 @@ import numpy as np
 import onnx
 
 from tierline.core import catalog
-from tierline.core.bundle import Bundle, Calibration, Exit, Level, Manifest, Preprocess, write_bundle
+from tierline.core.bundle import Bundle, Exit, Level, Manifest, Preprocess, write_bundle
 from tierline.core.coding import codec_for
 from tierline.core.errors import BundleError, ConfigError
-from tierline.core.preprocess import Preprocessor
 from tierline.core.protocols import Engine
 from tierline.core.types import Array, Tier
-from tierline.models.calibrate import calibrate
+from tierline.models.captures import Captures
+from tierline.models.cascade import Stage, cascade
 from tierline.models.cut import LOGITS, CutSection, cut, cut_nodes
-from tierline.models.data.folder import Files
-from tierline.models.evaluate import run_bundle
+from tierline.models.detector import BoxForm, with_candidates
 from tierline.models.export import ANY_VIEW, first_manifest, view_names, with_calibration
 from tierline.models.graph import Network, network_of, read_network
+from tierline.models.judged import Judged, calibration_of, judge
 from tierline.models.partition._graph import INPUT, CostGraph, Flow, Operator
-from tierline.models.train.ddnn import Views
 
 _TIERS = {1: (Tier.DEVICE,), 2: (Tier.DEVICE, Tier.CLOUD), 3: (Tier.DEVICE, Tier.EDGE, Tier.CLOUD)}
 """By number of Sections; an uncut network is the device's, since a view's first Section runs where the view is."""
@@ -75,34 +75,62 @@ def preprocess_of(
     return Preprocess(size=(shape[1], shape[2]), channels=channels, mean=spread[0], std=spread[1])
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What a user's network is for."""
+
+    task: str = "classification"
+    labels: Sequence[str] = ()
+    """Classes in the order of the outputs, or names of the numbers; by default what the images' folder says."""
+    boxes: BoxForm | None = None
+
+
+def for_task(network: Network, meaning: Meaning, captures: Captures) -> tuple[Network, list[str]]:
+    """The network with outputs as its task reads them, and the labels. Raises BundleError, ConfigError."""
+    shape = network.tensors[network.output].shape
+    names = list(meaning.labels) or captures.labels
+    if meaning.task == "detection":
+        if not names:
+            raise ConfigError("--labels: name the classes in the order of the detector's scores, a,b,c")
+        return with_candidates(network, len(names), meaning.boxes), names
+    if meaning.task == "regression":
+        names = names or ["value"]
+        fitting: tuple[int, ...] = (len(names), 2 * len(names))
+    else:
+        fitting = (len(names),)
+    if len(shape) != 1 or shape[0] not in fitting:
+        some = f" ({', '.join(names[:5])}...)" if names else ""
+        given = ", ".join(map(str, ["batch", *shape]))
+        raise BundleError(
+            f"{network.where}: its output is ({given}), there are {len(names)} labels{some}; give --labels in the "
+            "order of its outputs"
+        )
+    strangers = sorted(set(captures.labels) - set(names))
+    if strangers and meaning.task == "classification":
+        raise ConfigError(f"--labels: the folder {strangers[0]!r} is none of them")
+    return network, names
+
+
 def import_model(
     network: Network,
-    files: Files,
+    captures: Captures,
     out: Path,
     *,
     name: str,
     preprocess: Preprocess,
+    meaning: Meaning | None = None,
     cuts: Sequence[Sequence[str]] | World = (),
-    labels: Sequence[str] = (),
     codec: str = "raw",
     origin: Mapping[str, str] | None = None,
-) -> Bundle:
-    """Write the Bundle into `out`, with its accuracy on the folder's images.
+) -> tuple[Bundle, Judged]:
+    """Write the Bundle into `out`, with its quality on the images.
 
-    `cuts` are sets of tensors from the input upwards, or a World to choose them for. `labels` are in the order of the
-    logits; by default the folder names. Raises BundleError, ConfigError, DataError.
+    `cuts` are sets of tensors from the input upwards, or a World to choose them for. Raises BundleError, ConfigError,
+    DataError.
     """
     codec_for(codec)
-    shape = network.tensors[network.output].shape
-    names = list(labels) or files.labels
-    if len(shape) != 1 or shape[0] != len(names):
-        raise BundleError(
-            f"{network.where}: its output is (batch, {', '.join(map(str, shape))}), there are {len(names)} labels "
-            f"({', '.join(names[:5])}...); give --labels in the order of its outputs"
-        )
-    strangers = sorted(set(files.labels) - set(names))
-    if strangers:
-        raise ConfigError(f"--labels: the folder {strangers[0]!r} is none of them")
+    meaning = meaning or Meaning()
+    network, labels = for_task(network, meaning, captures)
     told = dict(origin or {})
     if isinstance(cuts, World):
         sections, tiers, told["cut"] = cut_for(network, cuts)
@@ -110,21 +138,40 @@ def import_model(
         sections = cut(network, cuts)
         tiers = list(_tiers(len(sections)))
         told["cut"] = " ".join("+".join(tensors) for tensors in cuts) or "none"
-    bundle = write_bundle(out, _manifest(name, names, preprocess, sections, tiers, codec, told), _files(sections))
-    views = load_views(files, preprocess, names)
-    return with_calibration(bundle, _measure(bundle, views))
+    manifest = _manifest(name, labels, preprocess, sections, tiers, codec, told, meaning.task)
+    return _written(out, manifest, sections, captures, "best_accuracy")
 
 
-def load_views(files: Files, preprocess: Preprocess, labels: Sequence[str]) -> Views:
-    """Every image as nodes would see it, float32 (1, S, C, h, w), with the index of its folder's name in `labels`."""
-    preprocessor = Preprocessor(preprocess)
-    images = np.stack([preprocessor(image) for image in files.images()])
-    truths = np.array([labels.index(label) for label in files.truths], np.int64)
-    return Views(images[np.newaxis], truths, truths[np.newaxis])
+def import_cascade(
+    stages: Sequence[Stage],
+    captures: Captures,
+    out: Path,
+    *,
+    name: str,
+    meaning: Meaning | None = None,
+    codec: str = "jpeg:quality=90",
+    goal: str = "target_agreement=0.95",
+    origin: Mapping[str, str] | None = None,
+) -> tuple[Bundle, Judged]:
+    """Write a cascade's Bundle into `out`, with thresholds and quality on the images. Raises as `import_model`."""
+    codec_for(codec)
+    meaning, fitted, labels = meaning or Meaning(), list[Stage](), list[str]()
+    for stage in stages:
+        network, labels = for_task(stage.network, meaning, captures)
+        fitted.append(replace(stage, network=network))
+    sections, preprocess = cascade(fitted)
+    told = {**(origin or {}), "cascade": " ".join(Path(stage.network.where).name for stage in stages)}
+    manifest = _manifest(name, labels, preprocess, sections, list(_tiers(len(sections))), codec, told, meaning.task)
+    return _written(out, manifest, sections, captures, goal)
 
 
-def _measure(bundle: Bundle, views: Views) -> Calibration:
-    return calibrate(bundle, run_bundle(bundle, views, batch_size=64))
+def _written(
+    out: Path, manifest: Manifest, sections: list[CutSection], captures: Captures, goal: str
+) -> tuple[Bundle, Judged]:
+    bundle = write_bundle(out, manifest, {piece.section.file: piece.model for piece in sections})
+    judged = judge(bundle, captures)
+    measured = judged.task.measure if judged.truths is not None else "agreement with the last exit"
+    return with_calibration(bundle, calibration_of(judged, goal), {"measure": measured}), judged
 
 
 def _manifest(
@@ -135,28 +182,32 @@ def _manifest(
     tiers: list[Tier],
     codec: str,
     origin: dict[str, str],
+    task: str,
 ) -> Manifest:
     views = view_names(1)
     levels = [
         Level(
             tier=tier,
             sections={views[0] if index == 0 else ANY_VIEW: piece.section},
-            exit=Exit(name=tier.value) if LOGITS in piece.section.outputs else None,
+            exit=Exit(name=tier.value, rule=_rule(task, labels, piece)) if LOGITS in piece.section.outputs else None,
             feature_codec=codec,
         )
         for index, (tier, piece) in enumerate(zip(tiers, sections, strict=True))
     ]
-    return first_manifest(name, labels, preprocess, views, levels, origin)
+    return first_manifest(name, labels, preprocess, views, levels, origin, task)
+
+
+def _rule(task: str, labels: list[str], piece: CutSection) -> str:
+    """What scores an exit. A regression without variances cannot leave early: any rule that takes it will do."""
+    if task == "regression":
+        return "spread" if piece.section.outputs[LOGITS].shape[0] == 2 * len(labels) else "max_softmax"
+    return {"detection": "box_margin"}.get(task, "entropy")
 
 
 def _tiers(num_sections: int) -> tuple[Tier, ...]:
     if num_sections not in _TIERS:
         raise ConfigError(f"--cut: {num_sections - 1} cuts; there are links for two, device to edge and edge to cloud")
     return _TIERS[num_sections]
-
-
-def _files(sections: list[CutSection]) -> dict[str, bytes]:
-    return {piece.section.file: piece.model for piece in sections}
 
 
 def cut_for(network: Network, world: World) -> tuple[list[CutSection], list[Tier], str]:

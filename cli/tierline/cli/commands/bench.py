@@ -22,7 +22,9 @@ def bench() -> None:
 @app.command()
 def latency(
     bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle folder; else the one in tierline.")] = None,
-    samples: Annotated[Path | None, typer.Option("--samples", help="npz of samples; else the Bundle's.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help="npz, folder of images or video; else the Bundle's npz.")
+    ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0, help="Samples per second, open loop; 0: closed loop.")] = 0.0,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Samples that may wait for answers.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=1)] = 10.0,

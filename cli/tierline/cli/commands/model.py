@@ -1,4 +1,4 @@
-"""`tierline model`: a network of your own, looked at and made into a Bundle."""
+"""`tierline model`: networks of your own, looked at and made into a Bundle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from tierline.cli.output import Format, FormatOption, OutputOption, emit
 from tierline.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from tierline.core.bundle import Tensor
+    from tierline.core.bundle import Bundle, Tensor
     from tierline.models.graph import Network
+    from tierline.models.judged import Judged
+    from tierline.models.own import Meaning
 
-app = typer.Typer(help="Cut a network of your own into a Bundle.", rich_markup_mode=None, add_completion=False)
+app = typer.Typer(help="Make Bundles from networks of your own.", rich_markup_mode=None, add_completion=False)
 
 Source = Annotated[str, typer.Argument(metavar="FILE.onnx|module:Net", help="An ONNX file, or a torch module.")]
 SizeOption = Annotated[
@@ -56,22 +58,36 @@ def cuts(
     emit(rows, form, output)
 
 
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", help="Images: a folder (CLASS/NAME.png, NAME.txt of boxes, values.csv) or a video."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of the new Bundle.")]
+TaskOption = Annotated[TaskName, typer.Option("--task", help="What the outputs mean.")]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option("--labels", help="Names in the order of the outputs, a,b,c. Default: folders, classes.txt, columns."),
+]
+BoxesOption = Annotated[
+    str, typer.Option("--boxes", help="--task detection: cxcywh or xyxy, with :shares where they are not pixels.")
+]
+MostOption = Annotated[int, typer.Option("--most", min=1, help="Images or frames to look at.")]
+
+
 @app.command("import")
 def import_(
     model: Source,
-    data: Annotated[Path, typer.Option("--data", help="Folder of images, CLASS/NAME.png: labels and a measure.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the new Bundle.")],
-    task: Annotated[TaskName, typer.Option("--task", help="What the outputs mean.")] = TaskName.CLASSIFICATION,
+    data: DataOption,
+    out: OutOption,
+    task: TaskOption = TaskName.CLASSIFICATION,
     cut: Annotated[
         list[str] | None,
         typer.Option(
             "--cut", metavar="TENSOR[+TENSOR]|auto", help="Where; twice for three tiers. None: all on the device."
         ),
     ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Names in the order of the outputs, a,b,c. Default: the folders, sorted."),
-    ] = None,
+    labels: LabelsOption = None,
+    boxes: BoxesOption = "cxcywh",
     size: SizeOption = None,
     channels: ChannelsOption = 3,
     mean: Annotated[str, typer.Option("--mean", help="Per channel, of pixels in [0, 1].")] = "0",
@@ -84,6 +100,7 @@ def import_(
         typer.Option("--slower", help="--cut auto: time on each tier, relative to this machine, from the device up."),
     ] = "10,1",
     mbit: Annotated[str, typer.Option("--mbit", help="--cut auto: Mbit/s of each link upwards.")] = "18.88",
+    most: MostOption = 1000,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -92,8 +109,6 @@ def import_(
     from tierline.cli.signals import exit_on_signals
     from tierline.core.bundle import MANIFEST
 
-    if task is not TaskName.CLASSIFICATION:
-        raise UsageError(f"--task {task.value}: nodes cannot decode it yet; only classification can be imported")
     check_new_folder("--out", out)
     check_file("--output", output)
     exit_on_signals()
@@ -101,30 +116,117 @@ def import_(
     if "auto" in places and len(places) > 1:
         raise UsageError("--cut auto: chooses all cuts; leave the others out")
     network = _read(model, size, channels)
-    from tierline.models.data.folder import find_files
+    from tierline.models.captures import find_captures
     from tierline.models.own import World, import_model, preprocess_of
 
     preprocess = preprocess_of(network, _size(size), _numbers("--mean", mean), _numbers("--std", std))
     world = World(_numbers("--slower", slower), _numbers("--mbit", mbit))
     with whole_folder(out, last=MANIFEST) as folder:
-        bundle = import_model(
+        bundle, judged = import_model(
             network,
-            find_files(data),
+            find_captures(data, task.value, preprocess.size, most),
             folder,
             name=out.name,
             preprocess=preprocess,
+            meaning=_meaning(task, labels, boxes),
             cuts=world if places == ["auto"] else [place.split("+") for place in places],
-            labels=labels.split(",") if labels else (),
             codec=codec,
             origin={"command": "tierline model import", "model": Path(model).name, "data": data.name},
         )
+    _tell(bundle, judged, out, f"cut: {bundle.manifest.origin['cut']}", form, output)
+
+
+@app.command()
+def cascade(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="SMALL [MIDDLE] LARGE", help="ONNX files or torch modules, lowest tier first."),
+    ],
+    data: DataOption,
+    out: OutOption,
+    task: TaskOption = TaskName.CLASSIFICATION,
+    labels: LabelsOption = None,
+    boxes: BoxesOption = "cxcywh",
+    size: SizeOption = None,
+    channels: ChannelsOption = 3,
+    mean: Annotated[
+        list[str] | None, typer.Option("--mean", help="Per channel, of pixels in [0, 1]; once, or once a network.")
+    ] = None,
+    std: Annotated[list[str] | None, typer.Option("--std", help="As --mean.")] = None,
+    codec: Annotated[str, typer.Option("--codec", help="Of the image that climbs.")] = "jpeg:quality=90",
+    goal: Annotated[
+        str,
+        typer.Option("--goal", help="target_agreement=X with the last, target_accuracy=X, target_exit_share=X, ..."),
+    ] = "target_agreement=0.95",
+    most: MostOption = 1000,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
+) -> None:
+    """Make a Bundle of a small network below and a larger one above: images that the small one is unsure of climb."""
+    from tierline.cli.folders import check_file, check_new_folder, whole_folder
+    from tierline.cli.signals import exit_on_signals
+    from tierline.core.bundle import MANIFEST
+
+    check_new_folder("--out", out)
+    check_file("--output", output)
+    exit_on_signals()
+    means, stds = _each("--mean", mean or ["0"], models), _each("--std", std or ["1"], models)
+    networks = [_read(model, size, channels) for model in models]
+    from tierline.models.captures import find_captures
+    from tierline.models.cascade import Stage
+    from tierline.models.own import import_cascade, preprocess_of
+
+    stages = [
+        Stage(network, preprocess_of(network, None, own_mean, own_std))
+        for network, own_mean, own_std in zip(networks, means, stds, strict=True)
+    ]
+    height = max(stage.preprocess.size[0] for stage in stages)
+    width = max(stage.preprocess.size[1] for stage in stages)
+    with whole_folder(out, last=MANIFEST) as folder:
+        bundle, judged = import_cascade(
+            stages,
+            find_captures(data, task.value, (height, width), most),
+            folder,
+            name=out.name,
+            meaning=_meaning(task, labels, boxes),
+            codec=codec,
+            goal=goal,
+            origin={"command": "tierline model cascade", "data": data.name},
+        )
+    _tell(bundle, judged, out, f"cascade: {bundle.manifest.origin['cascade']}", form, output)
+
+
+def _meaning(task: TaskName, labels: str | None, boxes: str) -> Meaning:
+    from tierline.models.detector import parse_form
+    from tierline.models.own import Meaning
+
+    return Meaning(task.value, tuple(labels.split(",")) if labels else (), parse_form(boxes))
+
+
+def _each(flag: str, texts: list[str], models: list[str]) -> list[tuple[float, ...]]:
+    """Numbers for each of the models."""
+    if len(texts) not in (1, len(models)):
+        raise ConfigError(f"{flag}: given {len(texts)} times for {len(models)} networks; once, or once for each")
+    return [_numbers(flag, text) for text in texts * (len(models) // len(texts))]
+
+
+def _tell(bundle: Bundle, judged: Judged, out: Path, made: str, form: Format, output: Path | None) -> None:
+    """Say what came out, and print a row for each tier."""
     manifest = bundle.manifest
-    assert manifest.calibration is not None
-    print(
-        f"Bundle {bundle.digest[:12]} in {out}; cut: {manifest.origin['cut']}; accuracy "
-        f"{manifest.calibration.accuracy[manifest.exits()[-1]]:.4f} on {manifest.calibration.num_samples} images",
-        file=sys.stderr,
-    )
+    calibration = manifest.calibration
+    assert calibration is not None
+    chosen = next(point for point in calibration.curve if point.thresholds == calibration.thresholds)
+    exits, measure = manifest.exits(), manifest.origin["measure"]
+    print(f"Bundle {bundle.digest[:12]} in {out}; {made}", file=sys.stderr)
+    alone = ", ".join(f"{name} {value:.4f}" for name, value in calibration.accuracy.items())
+    print(f"{measure} on {calibration.num_samples} images, each exit alone: {alone}", file=sys.stderr)
+    if len(exits) > 1:
+        routed = ", ".join(f"{name} {share:.1%}" for name, share in chosen.exit_share.items())
+        limits = ", ".join(f"{name} {value:g}" for name, value in chosen.thresholds.items())
+        print(
+            f"together {chosen.accuracy:.4f} at thresholds {limits} ({calibration.chosen_by}): {routed}",
+            file=sys.stderr,
+        )
     rows = [
         {
             "tier": level.tier.value,
@@ -132,6 +234,8 @@ def import_(
             "file_bytes": (out / section.file).stat().st_size,
             "takes": _shown(section.inputs),
             "gives": _shown(section.outputs),
+            "coded_bytes": round(judged.sent_bytes.get(level.tier.value, 0.0), 1),
+            "mean_bytes": round(chosen.bytes_per_sample.get(level.tier.value, 0.0), 1),
         }
         for level in manifest.levels
         for section in level.sections.values()

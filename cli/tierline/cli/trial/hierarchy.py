@@ -32,6 +32,15 @@ def trial_hierarchy(bundle: Bundle) -> Hierarchy:
     return Hierarchy(tuple(nodes))
 
 
+def samples_uri(samples: Path, bundle: Bundle, num_samples: int = 0) -> str:
+    """The source that plays the cameras' part, over and over: a `.npz`, a folder of images, or a video."""
+    from tierline.models.captures import is_video, source_uri
+
+    if samples.is_dir() or is_video(samples):
+        return source_uri(samples, bundle.manifest.task, bundle.manifest.preprocess.size, loop="true")
+    return f"dataset:{samples}?loop=true&count={num_samples}"
+
+
 def trial_spec(
     bundle: Bundle,
     samples: Path,
@@ -54,7 +63,7 @@ def trial_spec(
     """
     views = bundle.manifest.views
     files = {view: run_dir / f"answers-{view}.jsonl" for view in views}
-    uri = f"dataset:{samples}?loop=true&count={num_samples}"
+    uri = samples_uri(samples, bundle, num_samples)
     join = Join(by="sequence", window_ms=2000.0 if link else 500.0)
     if rate:
         join = Join(by="trigger", window_ms=join.window_ms, period_ms=1000.0 / rate)

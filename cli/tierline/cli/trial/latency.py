@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any, get_args
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial.answers import Answers
 from tierline.cli.trial.demo import ASSETS, SAMPLES
-from tierline.cli.trial.hierarchy import trial_spec
+from tierline.cli.trial.hierarchy import samples_uri, trial_spec
 from tierline.core.bundle import Bundle
 from tierline.core.catalog import nearest
 from tierline.core.errors import DataError, UsageError
 from tierline.core.plan import Mode
 from tierline.core.telemetry.environment import environment
 from tierline.core.telemetry.report import LatencyReport
+from tierline.core.uri import open_source
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ def measure_latency(options: LatencyOptions, run_dir: Path, say: Callable[[str],
         raise UsageError(f"--mode {options.mode}: no such mode{nearest(options.mode, list(get_args(Mode)))}")
     bundle = Bundle.open(options.bundle or ASSETS)
     samples = (options.samples or bundle.folder / SAMPLES).absolute()
-    if not samples.is_file():
+    if not samples.exists():
         raise DataError(f"{samples}: no such file; name one by --samples (tierline train --samples N writes one)")
+    if len(bundle.manifest.views) > 1 and samples.is_dir():
+        raise UsageError(f"--samples {samples}: a folder shows one view, the Bundle has {len(bundle.manifest.views)}")
+    asyncio.run(open_source(samples_uri(samples, bundle), bundle.manifest.views[0], 0).check())
     in_flight = 4096 if options.rate and options.in_flight == 1 else options.in_flight
     spec, files = trial_spec(
         bundle,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tierline.core.link.messages import HopTimes
 from tierline.core.telemetry.ledger import SPAN_INDEX, SPANS
-from tierline.core.types import Array, Arrays, SampleId
+from tierline.core.types import Array, Arrays, SampleId, Truth
 
 NUM_SPANS = len(SPANS)
 CAPTURE = SPAN_INDEX["capture"]
@@ -45,7 +45,7 @@ class PartRow:
     decode_ns: int
     logits_K: Array | None = None
     feature: Array | None = None
-    truth: int | None = None
+    truth: Truth | None = None
     is_late: bool = False
     """It came after the join: all it did here was wait for the answer."""
     own_ns: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from tierline.core.link.link import Link
 from tierline.core.plan import Plan
 from tierline.core.preprocess import Preprocessor
 from tierline.core.protocols import Clock, Outcome
-from tierline.core.types import Array, Arrays, NodeId, SampleId, Tier
+from tierline.core.types import Array, Arrays, NodeId, SampleId, Tier, Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Node:
         image: Array,
         *,
         capture_ns: int,
-        truth: int | None,
+        truth: Truth | None,
         budget_ms: float,
         id_: SampleId | None = None,
     ) -> SampleId:

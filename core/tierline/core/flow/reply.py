@@ -12,7 +12,7 @@ from tierline.core.flow.port import Port
 from tierline.core.link import messages as m
 from tierline.core.protocols import Clock, Outcome, Task
 from tierline.core.telemetry.ledger import Hop
-from tierline.core.types import NO_ANSWER, SampleId
+from tierline.core.types import NO_ANSWER, SampleId, Truth
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class Replier:
 def make_outcome(
     sample: SampleId,
     view: str,
-    truth: int | None,
+    truth: Truth | None,
     answered: Answered,
     hops: tuple[tuple[str, str, tuple[int, ...]], ...],
     plan: int,

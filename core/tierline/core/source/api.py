@@ -10,7 +10,7 @@ import numpy as np
 
 from tierline.core.errors import AdmissionRefused, ConfigError, ShapeMismatch
 from tierline.core.protocols import Capture
-from tierline.core.types import Array
+from tierline.core.types import Array, Truth
 
 
 class Api:
@@ -40,7 +40,7 @@ class Api:
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, image: Array, seq: int | None = None, truth: int | None = None) -> None:
+    def submit(self, image: Array, seq: int | None = None, truth: Truth | None = None) -> None:
         """Queue one image, (H, W[, C]) uint8 or already preprocessed (C, H, W) float32; it must not change afterwards.
 
         Raises AdmissionRefused when the queue is full or finished, ShapeMismatch for another kind of array.

@@ -1,6 +1,7 @@
-"""Images of a folder in sorted order. Where they lie in subfolders, the first level names the class.
+"""Images of a folder in sorted order, with what is known of them.
 
-Class indices follow the sorted subfolder names, as is usual for image folders; images at the top have no truth.
+`truth=index` (the default) and `truth=label`: where images lie in subfolders, the first level names the class; indices
+follow the sorted names, and images at the top have no truth. `truth=boxes`, `truth=values`: see `_truths`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tierline.core.clock import MonotonicClock
 from tierline.core.errors import ConfigError, DataError
 from tierline.core.protocols import Capture, Clock
 from tierline.core.source._pace import Pace
-from tierline.core.types import Array
+from tierline.core.source._truths import truths_of
+from tierline.core.types import Array, Truth
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 
@@ -31,15 +33,17 @@ class Folder:
         view_index: int,
         loop: bool = False,
         rate: float = 0.0,
+        truth: str = "index",
         clock: Clock | None = None,
     ) -> None:
         if not location:
             raise ConfigError("no folder; write folder:PATH")
         self._path = Path(location)
         self._loop = loop
+        self._truth = truth
         self._clock = clock or MonotonicClock()
         self._pace = Pace(rate, clock=clock)
-        self._files: list[tuple[Path, int | None]] = []
+        self._files: list[tuple[Path, Truth | None]] = []
         self._k = 0
 
     @property
@@ -48,12 +52,12 @@ class Folder:
         return 0
 
     async def check(self) -> None:
-        """Raises DataError when there are no images."""
-        await asyncio.to_thread(_list_images, self._path)
+        """Raises DataError when there are no images, or what is known of them cannot be read."""
+        await asyncio.to_thread(_list_images, self._path, self._truth)
 
     async def open(self) -> None:
-        """List the images. Raises DataError when there are none."""
-        self._files = await asyncio.to_thread(_list_images, self._path)
+        """List the images. Raises what `check` raises."""
+        self._files = await asyncio.to_thread(_list_images, self._path, self._truth)
 
     async def capture(self) -> Capture | None:
         """The next image; raises DataError for a file that is none (and goes on behind it when asked again)."""
@@ -71,15 +75,13 @@ class Folder:
         self._files = []
 
 
-def _list_images(root: Path) -> list[tuple[Path, int | None]]:
+def _list_images(root: Path, truth: str) -> list[tuple[Path, Truth | None]]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     files = sorted(f for f in root.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
     if not files:
         raise DataError(f"{root}: no images inside (looked for {', '.join(sorted(_SUFFIXES))})")
-    parts = [f.relative_to(root).parts for f in files]
-    classes = {name: i for i, name in enumerate(sorted({p[0] for p in parts if len(p) > 1}))}
-    return [(f, classes[p[0]] if len(p) > 1 else None) for f, p in zip(files, parts, strict=True)]
+    return list(zip(files, truths_of(truth, root, files), strict=True))
 
 
 def _read_image(file: Path) -> Array:

@@ -6,16 +6,19 @@ Shape legend: B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from tierline.core.decide import logits_of, relative
 from tierline.core.errors import ConfigError, ShapeMismatch
-from tierline.core.types import Answer, Arrays
+from tierline.core.types import Answer, Arrays, Truth
 
 
 class Classification:
     """Task `classification` over the class names `labels`, in the order of the logits."""
+
+    measure: ClassVar[str] = "accuracy"
 
     def __init__(self, *, labels: list[str]) -> None:
         if not labels:
@@ -34,13 +37,14 @@ class Classification:
         confidence_B = np.fmax(1 / np.add.reduce(np.exp(relative(logits_BK)), axis=1), 0).tolist()
         return [Answer(k, self._labels[k], p) for k, p in zip(best_B, confidence_B, strict=True)]
 
-    def quality(self, answers: Sequence[Answer], truths: Sequence[int]) -> float:
-        """Accuracy: the share of answers whose index is the truth; 0.0 where there is nothing to judge."""
+    def quality(self, answers: Sequence[Answer], truths: Sequence[Truth]) -> float:
+        """Accuracy: the share of answers whose index, or label, is the truth; 0.0 where there is nothing to judge."""
         if len(answers) != len(truths):
             raise ShapeMismatch(f"classification: {len(answers)} answers against {len(truths)} truths")
         if not answers:
             return 0.0
-        return sum(answer.index == truth for answer, truth in zip(answers, truths, strict=True)) / len(answers)
+        right = [t == (a.label if isinstance(t, str) else a.index) for a, t in zip(answers, truths, strict=True)]
+        return sum(right) / len(answers)
 
     def agreement(self, a: Answer, b: Answer) -> float:
         """1.0 for the same class, else 0.0."""

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from tierline.core.errors import DataError
+from tierline.core.task._judge import judge
 from tierline.core.telemetry.ledger import SPAN_INDEX
+from tierline.core.telemetry.record import answer_of, truth_of
 
 RESIDUAL = "residual"
 """Shown beside the spans: the residence of a node that no span explains."""
@@ -43,6 +45,8 @@ class LatencyReport:
     exit_share: Mapping[str, float]
     degraded_share: float
     accuracy: Mapping[str, float]
+    """Or what else judges such answers, see `measure`: overall, and of the answers of each exit."""
+    measure: str
     plans: tuple[str, ...]
 
     @classmethod
@@ -56,6 +60,7 @@ class LatencyReport:
         for row in rows:
             exits[row["exit"]].append(row)
         timed_exits = {name: [row for row in members if row["hops"]] for name, members in exits.items()}
+        measure, quality = _quality(rows, exits)
         order = sorted(exits, key=lambda name: _height(exits[name]))
         return cls(
             total=_percentiles([_total_ms(row) for row in timed]),
@@ -67,7 +72,8 @@ class LatencyReport:
             mean_ledger={name: _mean_ledger(timed_exits[name]) for name in order if timed_exits[name]},
             exit_share={name: len(exits[name]) / len(rows) for name in order},
             degraded_share=sum(bool(row["degraded"]) for row in rows) / len(rows),
-            accuracy=_accuracy({"overall": rows, **{name: exits[name] for name in order}}),
+            accuracy=quality,
+            measure=measure,
             plans=tuple(sorted({str(row["plan"]) for row in rows})),
         )
 
@@ -91,8 +97,10 @@ class LatencyReport:
             "degraded_share": round(self.degraded_share, 4),
             "plans": list(self.plans),
         }
-        if self.accuracy:
-            by_exit = {name: value for name, value in self.accuracy.items() if name != "overall"}
+        by_exit = {name: value for name, value in self.accuracy.items() if name != "overall"}
+        if self.accuracy and self.measure != "accuracy":
+            found["quality"] = {"measure": self.measure, **_rounded(self.accuracy)}
+        elif self.accuracy:
             found["accuracy"] = {"overall": round(self.accuracy["overall"], 4)}
             found["accuracy_by_exit"] = _rounded(by_exit)
         return found
@@ -148,19 +156,14 @@ def _span_names(visits: Iterable[Mapping[str, float]]) -> list[str]:
     return sorted(names, key=lambda name: (SPAN_INDEX.get(name, last + (name == RESIDUAL)), name))
 
 
-def _accuracy(groups: Mapping[str, Sequence[Record]]) -> dict[str, float]:
-    """Share of right answers in each group; nothing where no truth is known."""
-    found = {}
-    for name, members in groups.items():
-        judged = [_right(row) for row in members if row["truth"] is not None]
-        if judged:
-            found[name] = sum(judged) / len(judged)
-    return found
-
-
-def _right(row: Record) -> bool:
-    """Truth is a class index, or a label where the source knows names only."""
-    return bool(row["truth"] == (row["label"] if isinstance(row["truth"], str) else row["index"]))
+def _quality(rows: Sequence[Record], exits: Mapping[str, Sequence[Record]]) -> tuple[str, dict[str, float]]:
+    """What is measured, and it overall and of each exit's answers; nothing where no truth is known."""
+    measure, found = "accuracy", {}
+    for name, members in {"overall": rows, **exits}.items():
+        judged = judge([answer_of(row) for row in members], [truth_of(row) for row in members])
+        if judged is not None:
+            measure, found[name] = judged
+    return measure, found
 
 
 def _height(rows: Sequence[Record]) -> tuple[float, float]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,47 +20,6 @@ from tierline.models.data.dataset import Dataset, Report, Split, hold_out
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"})
 _TEST_SEED = 20170605
 _MAX_PIXELS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Files:
-    """Image files in class folders, read one after the other in their own sizes."""
-
-    paths: list[Path]
-    truths: list[str]
-    """The class folder of each."""
-
-    @property
-    def labels(self) -> list[str]:
-        return sorted(set(self.truths))
-
-    def images(self) -> Iterator[Array]:
-        """uint8 (H, W) or (H, W, 3) each. Raises DataError."""
-        try:
-            from PIL import Image
-        except ModuleNotFoundError as error:
-            raise MissingDependency("reading image files needs Pillow: pip install pillow") from error
-        for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    if image.size[0] * image.size[1] > _MAX_PIXELS:
-                        raise DataError(f"{path}: has more than {_MAX_PIXELS} pixels")
-                    yield np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"{path}: is no readable image ({error})") from error
-
-
-def find_files(folder: Path) -> Files:
-    """The images of `CLASS/NAME.png`; of `test/` only, where there are `train/CLASS/...` and `test/CLASS/...`.
-
-    Raises DataError where there are none.
-    """
-    if {"train", "test"} <= {path.name for path in folder.glob("*/")}:
-        folder = folder / "test"
-    paths = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if not paths:
-        raise DataError(f"{folder}: no images; expected CLASS/NAME.png")
-    return Files(paths, [path.parent.name for path in paths])
 
 
 def read_path(path: Path, seed: int, report: Report | None = None, name: str | None = None) -> Dataset:
