@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tierline.v1 import plan_pb2 as _plan_pb2
 import builtins as _builtins
 import sys
@@ -128,12 +129,17 @@ class Heartbeat(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     RTT_MS_FIELD_NUMBER: _builtins.int
+    SWITCHES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     epoch: _builtins.int
     status: _builtins.bytes
     """Status of the node and of everything below it, JSON."""
     rtt_ms: _builtins.float
     """The sender's measured round trip to its parent."""
+    @_builtins.property
+    def switches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SwitchState]:
+        """How far the sender, and everything below it, is with a Plan of another structure."""
+
     def __init__(
         self,
         *,
@@ -141,14 +147,46 @@ class Heartbeat(_message.Message):
         epoch: _builtins.int = ...,
         status: _builtins.bytes = ...,
         rtt_ms: _builtins.float = ...,
+        switches: _abc.Iterable[Global___SwitchState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node", "rtt_ms", b"rtt_ms", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node", "rtt_ms", b"rtt_ms", "status", b"status", "switches", b"switches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class SwitchState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    version: _builtins.int
+    """Version of the Plan that it is about."""
+    state: _builtins.str
+    """loading, ready, failed, active (older samples are in flight), settled."""
+    message: _builtins.str
+    """Why it failed, or what an operator should know."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        version: _builtins.int = ...,
+        state: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "node", b"node", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchState: _TypeAlias = SwitchState  # noqa: Y015
 
 @_typing.final
 class Directive(_message.Message):
@@ -156,11 +194,14 @@ class Directive(_message.Message):
 
     BEAT_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    SWITCH_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     beat: _builtins.int
     """Echo of a heartbeat: the parent lives."""
     @_builtins.property
     def plan(self) -> _plan_pb2.PlanDocument: ...
+    @_builtins.property
+    def switch(self) -> Global___Switch: ...
     @_builtins.property
     def revoked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in Welcome; with every beat."""
@@ -170,17 +211,77 @@ class Directive(_message.Message):
         *,
         beat: _builtins.int = ...,
         plan: _plan_pb2.PlanDocument | None = ...,
+        switch: Global___Switch | None = ...,
         revoked: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "switch", b"switch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "revoked", b"revoked", "switch", b"switch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["beat", "plan"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["beat", "plan", "switch"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
+
+@_typing.final
+class Switch(_message.Message):
+    """A Plan of another structure, in two phases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Phase:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Switch._Phase.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PHASE_UNSPECIFIED: Switch._Phase.ValueType  # 0
+        PHASE_PREPARE: Switch._Phase.ValueType  # 1
+        """Fetch, load and warm up what it needs; go on with the Plan in force."""
+        PHASE_COMMIT: Switch._Phase.ValueType  # 2
+        """It is in force. A node that did not prepare it does so now."""
+        PHASE_ABORT: Switch._Phase.ValueType  # 3
+        """Forget what was prepared."""
+
+    class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
+    PHASE_UNSPECIFIED: Switch.Phase.ValueType  # 0
+    PHASE_PREPARE: Switch.Phase.ValueType  # 1
+    """Fetch, load and warm up what it needs; go on with the Plan in force."""
+    PHASE_COMMIT: Switch.Phase.ValueType  # 2
+    """It is in force. A node that did not prepare it does so now."""
+    PHASE_ABORT: Switch.Phase.ValueType  # 3
+    """Forget what was prepared."""
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    phase: Global___Switch.Phase.ValueType
+    bundle_digest: _builtins.str
+    manifest: _builtins.bytes
+    """Content of bundle.json."""
+    first_seq: _builtins.int
+    """Of a commit: ids that the sender mints are made under this Plan from this number on."""
+    @_builtins.property
+    def plan(self) -> _plan_pb2.PlanDocument: ...
+    def __init__(
+        self,
+        *,
+        phase: Global___Switch.Phase.ValueType = ...,
+        plan: _plan_pb2.PlanDocument | None = ...,
+        bundle_digest: _builtins.str = ...,
+        manifest: _builtins.bytes = ...,
+        first_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "first_seq", b"first_seq", "manifest", b"manifest", "phase", b"phase", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Switch: _TypeAlias = Switch  # noqa: Y015
 
 @_typing.final
 class FetchRequest(_message.Message):
@@ -298,10 +399,16 @@ class ChangePlanRequest(_message.Message):
     SET_FIELD_NUMBER: _builtins.int
     ROLLBACK_TO_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     rollback_to: _builtins.int
     """Take the knobs of this version instead; 0: do not."""
     dry_run: _builtins.bool
     """Check and answer, change nothing."""
+    bundle: _builtins.str
+    """sha256 of the bundle.json of an offered Bundle whose files are all there: a Plan that runs it. Empty: the present one."""
+    plan: _builtins.bytes
+    """The whole Plan for that Bundle as JSON; its version is not read. Empty: made from the hierarchy and the Bundle."""
     @_builtins.property
     def set(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """KEY=VALUE, as in the table [plan] of cloud.toml."""
@@ -312,14 +419,99 @@ class ChangePlanRequest(_message.Message):
         set: _abc.Iterable[_builtins.str] | None = ...,
         rollback_to: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
+        bundle: _builtins.str = ...,
+        plan: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "rollback_to", b"rollback_to", "set", b"set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "dry_run", b"dry_run", "plan", b"plan", "rollback_to", b"rollback_to", "set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangePlanRequest: _TypeAlias = ChangePlanRequest  # noqa: Y015
+
+@_typing.final
+class OfferBundleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    manifest: _builtins.bytes
+    """Content of bundle.json."""
+    def __init__(
+        self,
+        *,
+        manifest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferBundleRequest: _TypeAlias = OfferBundleRequest  # noqa: Y015
+
+@_typing.final
+class OfferBundleReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sha256, hexadecimal."""
+
+    def __init__(
+        self,
+        *,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferBundleReply: _TypeAlias = OfferBundleReply  # noqa: Y015
+
+@_typing.final
+class FileChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    """In the first chunk: sha256 of the Bundle's bundle.json and of this file."""
+    digest: _builtins.str
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "data", b"data", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileChunk: _TypeAlias = FileChunk  # noqa: Y015
+
+@_typing.final
+class PutFileReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutFileReply: _TypeAlias = PutFileReply  # noqa: Y015
 
 @_typing.final
 class ChangePlanReply(_message.Message):

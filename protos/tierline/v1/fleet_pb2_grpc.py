@@ -64,6 +64,16 @@ class FleetStub(object):
                 request_serializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.SerializeToString,
                 response_deserializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.FromString,
                 _registered_method=True)
+        self.OfferBundle = channel.unary_unary(
+                '/tierline.v1.Fleet/OfferBundle',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.OfferBundleRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.OfferBundleReply.FromString,
+                _registered_method=True)
+        self.PutFile = channel.stream_unary(
+                '/tierline.v1.Fleet/PutFile',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.FileChunk.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.PutFileReply.FromString,
+                _registered_method=True)
 
 
 class FleetServicer(object):
@@ -104,7 +114,22 @@ class FleetServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChangePlan(self, request, context):
-        """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask.
+        """Another Plan, at the root: other knobs, or another structure, which takes two phases. Under TLS only whoever holds
+        the root's own certificate may ask; the same goes for OfferBundle and PutFile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferBundle(self, request, context):
+        """Says what a Bundle consists of; back come the files that the root lacks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutFile(self, request_iterator, context):
+        """One file of an offered Bundle, in chunks; the first says which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +167,16 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.ChangePlan,
                     request_deserializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.FromString,
                     response_serializer=tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.SerializeToString,
+            ),
+            'OfferBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferBundle,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.OfferBundleRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.OfferBundleReply.SerializeToString,
+            ),
+            'PutFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutFile,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.FileChunk.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.PutFileReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -306,6 +341,60 @@ class Fleet(object):
             '/tierline.v1.Fleet/ChangePlan',
             tierline_dot_v1_dot_fleet__pb2.ChangePlanRequest.SerializeToString,
             tierline_dot_v1_dot_fleet__pb2.ChangePlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Fleet/OfferBundle',
+            tierline_dot_v1_dot_fleet__pb2.OfferBundleRequest.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.OfferBundleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tierline.v1.Fleet/PutFile',
+            tierline_dot_v1_dot_fleet__pb2.FileChunk.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.PutFileReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,13 @@ class FleetStub:
     Plans: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.PlansRequest, _fleet_pb2.PlansReply]
     """The Plan in force and, at the root, those before it."""
     ChangePlan: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ChangePlanRequest, _fleet_pb2.ChangePlanReply]
-    """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
+    """Another Plan, at the root: other knobs, or another structure, which takes two phases. Under TLS only whoever holds
+    the root's own certificate may ask; the same goes for OfferBundle and PutFile.
+    """
+    OfferBundle: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.OfferBundleRequest, _fleet_pb2.OfferBundleReply]
+    """Says what a Bundle consists of; back come the files that the root lacks."""
+    PutFile: _grpc.StreamUnaryMultiCallable[_fleet_pb2.FileChunk, _fleet_pb2.PutFileReply]
+    """One file of an offered Bundle, in chunks; the first says which."""
 
 @_typing.type_check_only
 class FleetAsyncStub(FleetStub):
@@ -56,7 +62,13 @@ class FleetAsyncStub(FleetStub):
     Plans: _aio.UnaryUnaryMultiCallable[_fleet_pb2.PlansRequest, _fleet_pb2.PlansReply]  # type: ignore[assignment]
     """The Plan in force and, at the root, those before it."""
     ChangePlan: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ChangePlanRequest, _fleet_pb2.ChangePlanReply]  # type: ignore[assignment]
-    """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
+    """Another Plan, at the root: other knobs, or another structure, which takes two phases. Under TLS only whoever holds
+    the root's own certificate may ask; the same goes for OfferBundle and PutFile.
+    """
+    OfferBundle: _aio.UnaryUnaryMultiCallable[_fleet_pb2.OfferBundleRequest, _fleet_pb2.OfferBundleReply]  # type: ignore[assignment]
+    """Says what a Bundle consists of; back come the files that the root lacks."""
+    PutFile: _aio.StreamUnaryMultiCallable[_fleet_pb2.FileChunk, _fleet_pb2.PutFileReply]  # type: ignore[assignment]
+    """One file of an offered Bundle, in chunks; the first says which."""
 
 class FleetServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -104,6 +116,24 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.ChangePlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ChangePlanReply, _abc.Awaitable[_fleet_pb2.ChangePlanReply]]:
-        """Other knobs for the Plan, at the root. Under TLS only whoever holds the root's own certificate may ask."""
+        """Another Plan, at the root: other knobs, or another structure, which takes two phases. Under TLS only whoever holds
+        the root's own certificate may ask; the same goes for OfferBundle and PutFile.
+        """
+
+    @_abc_1.abstractmethod
+    def OfferBundle(
+        self,
+        request: _fleet_pb2.OfferBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.OfferBundleReply, _abc.Awaitable[_fleet_pb2.OfferBundleReply]]:
+        """Says what a Bundle consists of; back come the files that the root lacks."""
+
+    @_abc_1.abstractmethod
+    def PutFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_fleet_pb2.FileChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.PutFileReply, _abc.Awaitable[_fleet_pb2.PutFileReply]]:
+        """One file of an offered Bundle, in chunks; the first says which."""
 
 def add_FleetServicer_to_server(servicer: FleetServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
