@@ -166,6 +166,13 @@ class Bundle:
             )
         return raw
 
+    def num_bytes(self, file: str) -> int:
+        """Size of one file. Raises BundleError where it is not there."""
+        try:
+            return (self.folder / file).stat().st_size
+        except OSError as error:
+            raise BundleError(f"{self.folder / file}: cannot be read ({error.strerror})") from error
+
 
 def digest_of(raw: bytes) -> str:
     """sha256 in hexadecimal."""

@@ -13,8 +13,9 @@ import msgspec
 
 from tierline.core.bundle import MANIFEST, Bundle, Manifest, digest_of, parse_manifest
 from tierline.core.errors import ConfigError, DigestMismatch, TierlineError
+from tierline.core.flow.loaded import sections_at
 from tierline.core.link.fleet import Fetch
-from tierline.core.plan import Placement, Plan, parse_plan
+from tierline.core.plan import Plan, parse_plan
 
 PLAN = "plan.json"
 REVOKED = "revoked.json"
@@ -90,18 +91,7 @@ def needed_files(manifest: Manifest, plan: Plan, node_id: str) -> list[str]:
     placement = plan.placement(node_id)
     if any(other.parent == node_id for other in plan.nodes.values()):
         return list(manifest.files)
-    return sorted(_own_files(manifest, placement))
-
-
-def _own_files(manifest: Manifest, placement: Placement) -> set[str]:
-    found: set[str] = set()
-    for index, level in enumerate(manifest.levels):
-        wanted = set(placement.views.values()) if index == 0 else {"*"} if index in placement.runs else set()
-        found.update(section.file for part, section in level.sections.items() if part in wanted)
-        head = level.head
-        if head is not None and (wanted or (index == 0 and placement.joins)):
-            found.add(head.file)
-    return found
+    return sorted({section.file for section in sections_at(manifest, placement)})
 
 
 def _replace(path: Path, raw: bytes) -> None:

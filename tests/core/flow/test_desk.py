@@ -46,8 +46,8 @@ def test_a_section_whose_engine_is_being_built_is_told_in_status_and_health(tiny
     desk = Desk(node)
     assert desk.is_serving("edge") is None
     node.adopt(make_plan(three_tiers(), tiny_bundle.manifest, tiny_bundle.digest), tiny_bundle)
-    assert node._levels is not None
-    sections = node._levels[1].sections
+    assert node.residents.now is not None
+    sections = node.residents.now.levels[1].sections
     meanwhile, go, stepped = sections["*"], threading.Event(), threading.Event()
 
     def make(on_step: OnStep) -> Engine:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from tierline.core.errors import TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.journey import Answered, Journey, PartRow, State, count_degraded
+from tierline.core.flow.journey import Answered, Journey, Memory, PartRow, State, count_degraded
 from tierline.core.flow.levels import NO_EXIT, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import Replier
@@ -30,11 +28,11 @@ class Answers:
         levels: Levels,
         port: Port,
         clock: Clock,
-        counts: dict[str, int],
+        memory: Memory,
         open_: dict[SampleId, Journey],
     ) -> None:
-        self._levels, self._port, self._clock, self._counts, self._open = levels, port, clock, counts, open_
-        self._given: OrderedDict[SampleId, Answered] = OrderedDict()
+        self._levels, self._port, self._clock, self._open = levels, port, clock, open_
+        self._counts, self._given = memory.counts, memory.answered
         self._replier = Replier(node, placement.tier.value, levels.task, port, clock)
 
     def use(self, plan: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Iterable, KeysView
 
 from tierline.core.plan import Placement, Plan
 from tierline.core.types import SampleId
@@ -55,6 +55,10 @@ class Attendance:
     def brings(self, child: str) -> set[str]:
         """The Bundle's views that the Plan lets come over this child."""
         return self._children.get(child, set())
+
+    def latest(self) -> Iterable[SampleId]:
+        """The last sample of every view."""
+        return self._latest.values()
 
     def arrived(self, view: str, sample: SampleId) -> bool:
         """Note a view's sample; whether it skipped some, where others may be waiting for it."""

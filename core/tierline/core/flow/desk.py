@@ -151,7 +151,7 @@ def node_record(node: Node) -> dict[str, Any]:
         "plan": plan.version if plan is not None else 0,
         "model": plan.model if plan is not None else "",
         "codecs": offered_codecs(),
-        "in_flight": flow.num_open if flow is not None else 0,
+        "in_flight": node.num_open,
         "counts": dict(flow.counts) if flow is not None else {},
         "links": {
             name: {

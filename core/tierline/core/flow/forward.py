@@ -13,7 +13,7 @@ import numpy as np
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.coding import decode_outputs, encode_feature, encode_outputs
-from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow, count_degraded
+from tierline.core.flow.journey import NUM_SPANS, Answered, Memory, PartRow, count_degraded
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import make_outcome
@@ -28,7 +28,7 @@ MAX_HELD = 4096
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """One view of one sample, waiting for its verdict."""
 
     row: PartRow
@@ -41,11 +41,22 @@ class _Held:
 class Forwarder:
     """The state machine of a device below a junction."""
 
-    def __init__(self, node: str, plan: Plan, placement: Placement, levels: Levels, port: Port, clock: Clock) -> None:
+    def __init__(
+        self,
+        node: str,
+        plan: Plan,
+        placement: Placement,
+        levels: Levels,
+        port: Port,
+        clock: Clock,
+        *,
+        memory: Memory | None = None,
+    ) -> None:
+        """`memory` is that of the node, where a flow under another Plan came before or will follow."""
         self.node, self.placement = node, placement
-        self.counts: dict[str, int] = defaultdict(int)
+        self.counts = (memory or Memory(clock.now_ns())).counts
         self._levels, self._port, self._clock = levels, port, clock
-        self._held: OrderedDict[tuple[str, SampleId], _Held] = OrderedDict()
+        self._held: OrderedDict[tuple[str, SampleId], Held] = OrderedDict()
         self._timers = Timers(self._held)
         self._unsent: dict[str, list[SampleId]] = defaultdict(list)
         self._result_spec = levels[levels.root_level].logits_spec
@@ -61,7 +72,7 @@ class Forwarder:
         if (view, sample) in self._held:
             raise AdmissionRefused(f"view {view!r} of sample {sample} is in flight already")
         spans = list(row.own_ns) or [0] * NUM_SPANS
-        self._held[view, sample] = _Held(row, deadline_ns, spans)
+        self._held[view, sample] = Held(row, deadline_ns, spans)
         self._timers.add(deadline_ns, (view, sample), "deadline")
         self._unsent[view].append(sample)
         if len(self._held) > MAX_HELD:
@@ -104,7 +115,7 @@ class Forwarder:
             if not sent:
                 self._alone(view, sample, "no_parent")
 
-    def _feature(self, held: list[_Held]) -> Payload | None:
+    def _feature(self, held: list[Held]) -> Payload | None:
         rows = [x.row.feature for x in held if x.row.feature is not None]
         return encode_feature(self.plan.codec(self.node, 0), np.stack(rows), self.node) if rows else None
 
@@ -183,6 +194,32 @@ class Forwarder:
     def num_open(self) -> int:
         return len(self._held)
 
+    def accepts(self, version: int) -> bool:
+        """Whether rows made under this version of the Plan fit here: a device has no children that send any."""
+        return version == self.plan.version
+
+    def holds(self, sample: SampleId) -> bool:
+        """Whether a view of this sample is in flight here."""
+        return any((view, sample) in self._held for view in self.placement.views)
+
+    def can_run_again(self) -> bool:
+        """Whether everything in flight still has what was captured."""
+        return all(x.row.image is not None for x in self._held.values())
+
+    def withdraw(self, first: SampleId) -> list[tuple[SampleId, Held]]:
+        """Take out what is to be made under another Plan: ids like `first`, from its number on."""
+        found = [
+            key
+            for key, x in self._held.items()
+            if key[1].seq >= first.seq and key[1][:2] == first[:2] and x.row.image is not None
+        ]
+        return [(key[1], self._held.pop(key)) for key in found]
+
+    def failed(self, sample: SampleId, held: Held) -> None:
+        """What was withdrawn could not be run: this Plan's own exit answers after all."""
+        self._held[held.row.name, sample] = held
+        self._alone(held.row.name, sample, "engine")
+
     def _alone(self, view: str, sample: SampleId, reason: str) -> None:
         """Answer by this node's own exit."""
         x = self._held.pop((view, sample))
@@ -200,7 +237,7 @@ class Forwarder:
     def _finish(
         self,
         sample: SampleId,
-        x: _Held,
+        x: Held,
         answered: Answered,
         above: tuple[tuple[str, str, tuple[int, ...]], ...],
         started_ns: int,

@@ -27,6 +27,10 @@ class Gate:
         self._accepted_plans.add(plan.version)
         self.roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
 
+    def accepts(self, plan: int) -> bool:
+        """Whether rows made under this version fit here."""
+        return plan in self._accepted_plans
+
     def read(self, child: str, part: m.Part) -> tuple[Array | None, Array | None, str]:
         """Logits, features and the Bundle's part name. Raises PlanError or CodecError for a part with no place here."""
         if part.plan not in self._accepted_plans:

@@ -16,7 +16,8 @@ from tierline.core.flow.desk import Desk
 from tierline.core.flow.engines import check_engine, takes_time
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.negotiate import offered_codecs
-from tierline.core.flow.node import EngineSettings, Node, new_epoch
+from tierline.core.flow.loaded import EngineSettings
+from tierline.core.flow.node import Node, new_epoch
 from tierline.core.link.listen import Listener
 from tierline.core.link.tls import TlsFiles, require_tls, server_credentials
 from tierline.core.protocols import Outcome
@@ -83,7 +84,7 @@ class NodeMetrics:
         self._tier = node.flow.placement.tier.value
         self._count()
         self.registry.gauge(names.BUILD_INFO).at(version=own_version(), node=self._node_id, tier=self._tier).set(1)
-        self._in_flight.set(node.flow.num_open)
+        self._in_flight.set(node.num_open)
         counts = node.flow.counts
         for code in ("refused", "late"):
             self._grow(self._errors.at(code=code), ("count", code), counts.get(code, 0))

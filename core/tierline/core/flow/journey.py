@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 
 from tierline.core.link.messages import HopTimes
@@ -46,6 +47,8 @@ class PartRow:
     logits_K: Array | None = None
     feature: Array | None = None
     truth: Truth | None = None
+    image: Array | None = None
+    """What was captured, kept while another Plan is being prepared: the sample may turn out to be made under that."""
     is_late: bool = False
     """It came after the join: all it did here was wait for the answer."""
     own_ns: tuple[int, ...] = ()
@@ -119,3 +122,14 @@ class Answered:
     outputs: Arrays
     num_views: int
     degraded: str
+
+
+class Memory:
+    """What the flows of one node hand on from Plan to Plan."""
+
+    def __init__(self, started_ns: int) -> None:
+        self.started_ns = started_ns
+        """When the first of them began."""
+        self.counts: dict[str, int] = defaultdict(int)
+        """Samples by exit, and `degraded`, `late`, `refused`, `batches`, `batched`."""
+        self.answered: OrderedDict[SampleId, Answered] = OrderedDict()

@@ -14,7 +14,6 @@ degraded. `pump` does the work that has become possible, in batches; the driver 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
@@ -25,7 +24,7 @@ from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_outputs
 from tierline.core.flow.exits import Exits
 from tierline.core.flow.gate import Gate
-from tierline.core.flow.journey import Journey, PartRow, State
+from tierline.core.flow.journey import Journey, Memory, PartRow, State
 from tierline.core.flow.levels import Levels
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
@@ -45,17 +44,31 @@ DEADLINE, WINDOW = "deadline", "window"
 class Junction:
     """The state machine of an edge node or a cloud."""
 
-    def __init__(self, node: str, plan: Plan, placement: Placement, levels: Levels, port: Port, clock: Clock) -> None:
+    def __init__(
+        self,
+        node: str,
+        plan: Plan,
+        placement: Placement,
+        levels: Levels,
+        port: Port,
+        clock: Clock,
+        *,
+        memory: Memory | None = None,
+    ) -> None:
+        """`memory` is that of the node, where a flow under another Plan came before or will follow."""
+        memory = memory or Memory(clock.now_ns())
         self.node, self.placement = node, placement
-        self.counts: dict[str, int] = defaultdict(int)
-        """Samples by exit, and `degraded`, `late`, `refused`, `batches`, `batched`."""
+        self.ends: SampleId | None = None
+        """Under another Plan already: views of the ids that this node mints, from this number on. Their senders will send
+        them again once they have heard of it."""
+        self.counts = memory.counts
         self._levels, self._port, self._clock = levels, port, clock
         self._open: dict[SampleId, Journey] = {}
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
-        self._attendance = Attendance(node, placement, clock.now_ns())
+        self._attendance = Attendance(node, placement, memory.started_ns)
         self._gate = Gate(node, placement, levels, self._attendance)
-        self._answers = Answers(node, placement, levels, port, clock, self.counts, self._open)
+        self._answers = Answers(node, placement, levels, port, clock, memory, self._open)
         answer = self._answers.answer
         self._exits = Exits(levels, clock, answer=answer)
         self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._exits.settle, answer=answer)
@@ -231,9 +244,25 @@ class Junction:
     def num_open(self) -> int:
         return len(self._open)
 
+    def accepts(self, version: int) -> bool:
+        """Whether rows made under this version of the Plan fit here."""
+        return self._gate.accepts(version)
+
+    def holds(self, sample: SampleId) -> bool:
+        """Whether this sample is in flight here."""
+        return sample in self._open
+
+    def next_seq(self, epoch: int) -> int:
+        """A number above all that views brought of the ids that this node mints in this epoch."""
+        seen = (*self._attendance.latest(), *self._open)
+        return 1 + max((x.seq for x in seen if (x.origin, x.epoch) == (self.node, epoch)), default=-1)
+
     # --- joining ----------------------------------------------------------------------------------------------
 
     def _take(self, row: PartRow, sample: SampleId, level: int, name: str, deadline_ns: int, num_views: int) -> None:
+        ends = self.ends
+        if ends is not None and row.owner and name != "*" and sample.seq >= ends.seq and sample[:2] == ends[:2]:
+            return
         if name != "*" and self.plan.join.by != "none" and self._attendance.arrived(name, sample):
             for waiting in [x for x in self._open.values() if x.state is State.JOIN]:
                 self._join_if_complete(waiting)

@@ -13,7 +13,8 @@ import numpy as np
 from tierline.core.bundle import Bundle
 from tierline.core.errors import PlanError
 from tierline.core.flow.levels import engine_maker
-from tierline.core.flow.node import EngineSettings, Node
+from tierline.core.flow.loaded import EngineSettings
+from tierline.core.flow.node import Node
 from tierline.core.flow.oracle import Oracle
 from tierline.core.link.open_inference import Card, Verdict
 from tierline.core.preprocess import Preprocessor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 PROTOCOL = 1
 """Version of tierline.v1 spoken here; a peer must offer a range that holds it."""
@@ -64,6 +65,39 @@ class Beat:
     epoch: int
     status: bytes
     rtt_ms: float
+    switches: tuple[NodeState, ...] = ()
+    """How far the node, and everything below it, is with a Plan of another structure."""
+
+
+State = Literal["loading", "ready", "failed", "active", "settled"]
+"""Of a node and a Plan of another structure: `active` while older samples are in flight, then `settled`."""
+
+Phase = Literal["knobs", "prepare", "commit", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """How far a node is with a Plan."""
+
+    node: str
+    version: int
+    state: State
+    message: str = ""
+    """Why it failed, or what an operator should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A parent's word about a Plan: other knobs at once, another structure in two phases."""
+
+    phase: Phase
+    plan: bytes
+    """Its document."""
+    bundle_digest: str = ""
+    manifest: bytes = b""
+    """Content of bundle.json; not with knobs."""
+    first_seq: int = 0
+    """Of a commit: ids that the parent mints are made under this Plan from this number on."""
 
 
 Fetch = Callable[[str], Awaitable[bytes]]

@@ -1,0 +1,125 @@
+"""One structure of a Plan as a node holds it ready: Sections loaded, and the flow of its samples around them.
+
+Two are resident while a hierarchy goes from one Plan to the next: samples end where they began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tierline.core.errors import TierlineError
+from tierline.core.flow.forward import Forwarder
+from tierline.core.flow.journey import Memory
+from tierline.core.flow.junction import Junction
+from tierline.core.flow.loaded import Loaded
+from tierline.core.flow.port import Done
+from tierline.core.flow.worker import Worker
+from tierline.core.link.messages import Body
+from tierline.core.plan import Placement, Plan
+from tierline.core.protocols import Clock, Outcome
+from tierline.core.types import Array, Arrays, SampleId, Tier
+
+
+class Lines(Protocol):
+    """What the residents of one node share: its links, its sinks, its metrics, its thread."""
+
+    id: str
+    clock: Clock
+    worker: Worker
+    inline_ns: float
+    """A run expected to take longer goes to the thread."""
+    answered: Callable[[str, int, int], None]
+    on_batch: Callable[[int], None]
+
+    def to_child(self, child: str, body: Body) -> bool: ...
+
+    def to_parent(self, body: Body) -> bool: ...
+
+    def parent_is_up(self) -> bool: ...
+
+    def parent_rtt_ns(self) -> int: ...
+
+    def parent_is_congested(self) -> bool: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+    def pump(self) -> None:
+        """Look for work in every flow."""
+        ...
+
+
+class Resident:
+    """Implements `Port` for its flow: links and sinks are the node's, engines its own."""
+
+    def __init__(self, lines: Lines, plan: Plan, loaded: Loaded, memory: Memory) -> None:
+        self.loaded = loaded.acquire()
+        self.levels, self.row_ns = loaded.levels, loaded.row_ns
+        self.num_running = 0
+        """Captures and batches that are being run on the thread."""
+        self.ends: SampleId | None = None
+        """Once it is superseded: ids like this one, from this number on, belong to its successor."""
+        self._lines = lines
+        self.to_child, self.to_parent = lines.to_child, lines.to_parent
+        self.parent_is_up, self.parent_rtt_ns = lines.parent_is_up, lines.parent_rtt_ns
+        self.parent_is_congested, self.outcome, self.answered = lines.parent_is_congested, lines.outcome, lines.answered
+        placement = loaded.placement
+        self.flow: Junction | Forwarder
+        if placement.tier is Tier.DEVICE and not placement.joins and not placement.runs:
+            self.flow = Forwarder(lines.id, plan, placement, self.levels, self, lines.clock, memory=memory)
+        else:
+            self.flow = Junction(lines.id, plan, placement, self.levels, self, lines.clock, memory=memory)
+
+    @property
+    def placement(self) -> Placement:
+        return self.loaded.placement
+
+    @property
+    def plan(self) -> Plan:
+        return self.flow.plan
+
+    def is_idle(self) -> bool:
+        """Whether nothing of it is in flight here."""
+        return not self.flow.num_open and not self.num_running
+
+    def ends_before(self, sample: SampleId) -> bool:
+        """Whether a sample belongs to the successor by its number."""
+        ends = self.ends
+        return ends is not None and sample.seq >= ends.seq and sample[:2] == ends[:2]
+
+    def close(self) -> None:
+        """Answer what is in flight and let the engines go."""
+        self.flow.stop()
+        self.loaded.release()
+
+    def run_now(self, level: int, part: str, x_B: Array) -> tuple[Arrays, int] | None:
+        if self.row_ns[level, part] * len(x_B) >= self._lines.inline_ns:
+            return None
+        self._lines.on_batch(len(x_B))
+        return self._timed(self.levels[level].run, part, x_B)
+
+    def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
+        ran = self.run_now(level, part, x_B)
+        if ran is not None:
+            done(*ran)
+            return
+        runner = self.levels[level]
+        self._lines.on_batch(len(x_B))
+        self.num_running += 1
+
+        def finished(result: tuple[Arrays, int], error: BaseException | None) -> None:
+            self.num_running -= 1
+            if error is not None:
+                raise error
+            done(*result)
+            self._lines.pump()
+
+        self._lines.worker.submit(lambda: self._timed(runner.run, part, x_B), finished)
+
+    def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
+        started_ns = self._lines.clock.now_ns()
+        try:
+            outputs = run(part, x_B)
+        except TierlineError:
+            outputs = {}
+        return outputs, self._lines.clock.now_ns() - started_ns
