@@ -33,7 +33,7 @@ def made(bundle: Bundle, **changes: Any) -> Plan:
 def started(bundle: Bundle, folder: Path) -> tuple[PlanStore, list[Plan]]:
     used: list[Plan] = []
     store = PlanStore(folder)
-    store.start(made(bundle), bundle.manifest)
+    store.start(made(bundle), bundle)
     store.attach(lambda plan: None, used.append)
     return store, used
 
@@ -77,20 +77,20 @@ def test_rolling_back_is_a_new_version(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_restart_goes_on_unless_the_files_changed(bundle: Bundle, tmp_path: Path) -> None:
     store, _ = started(bundle, tmp_path)
     store.change(["mode=eager"], 0, False)
-    again = PlanStore(tmp_path).start(made(bundle), bundle.manifest)
+    again = PlanStore(tmp_path).start(made(bundle), bundle)
     assert (again.version, again.mode) == (2, "eager")
-    edited = PlanStore(tmp_path).start(made(bundle, max_batch=7), bundle.manifest)
+    edited = PlanStore(tmp_path).start(made(bundle, max_batch=7), bundle)
     assert (edited.version, edited.mode, edited.max_batch) == (3, "on_demand", 7)
-    assert PlanStore(tmp_path).start(made(bundle, max_batch=7), bundle.manifest).version == 3
+    assert PlanStore(tmp_path).start(made(bundle, max_batch=7), bundle).version == 3
 
 
 def test_knobs_of_another_structure_are_not_rolled_back(bundle: Bundle, tmp_path: Path) -> None:
     started(bundle, tmp_path)
     other = msgspec.structs.replace(made(bundle), bundle="0" * 64)
     store = PlanStore(tmp_path)
-    assert store.start(other, bundle.manifest).version == 2
+    assert store.start(other, bundle).version == 2
     assert store.plans()[0]["version"] == 1 and "knobs" not in store.plans()[0]
-    with pytest.raises(PlanError, match="runs another Bundle or hierarchy"):
+    with pytest.raises(PlanError, match="plan 1 has another structure"):
         store.change([], 1, False)
 
 

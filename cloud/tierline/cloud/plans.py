@@ -7,6 +7,7 @@ something else now: then a Plan made from the files follows it. Versions never r
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from tierline.core.bundle import Manifest
+from tierline.cloud.shelf import Shelf
+from tierline.core.bundle import Bundle, Manifest
 from tierline.core.config import override
 from tierline.core.errors import ConfigError, PlanError
 from tierline.core.flow.knobs import PlanKnobs, describe, knobs_of, with_knobs
@@ -35,24 +37,28 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class PlanStore:
-    """The Plans of one cloud. Implements `Planner` once `attach` has said who takes them."""
+    """The Plans of one cloud. `attach` says who takes other knobs; another structure is the Switcher's to bring in."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, shelf: Shelf | None = None) -> None:
         self._folder = state_dir / "plans"
+        self._shelf = shelf or Shelf(state_dir)
         self._base = ""
         self._plan: Plan | None = None
-        self._manifest: Manifest | None = None
+        self._bundle: Bundle | None = None
         self._check: Callable[[Plan], None] = lambda plan: None
         self._use: Callable[[Plan], None] = lambda plan: None
 
-    def start(self, made: Plan, manifest: Manifest) -> Plan:
-        """The Plan to start with, given the one that the files make. Raises ConfigError where it cannot be kept."""
-        self._manifest, self._base = manifest, msgspec.structs.replace(made, version=1).digest()
+    def start(self, made: Plan, bundle: Bundle) -> Plan:
+        """The Plan to start with, given the one that the files make, and their Bundle. Raises ConfigError where it
+        cannot be kept, BundleError where the last Plan's Bundle is gone."""
+        self._shelf.given = self._bundle = bundle
+        self._base = msgspec.structs.replace(made, version=1).digest()
         versions = self._versions()
         if versions:
             last = self._read(versions[-1])
             if last.base == self._base:
-                self._plan = parse_plan(bytes(last.plan), str(self._path(versions[-1])))
+                self._plan = self.kept(versions[-1])
+                self._bundle = self._shelf.find(self._plan.bundle)
                 return self._plan
         self._plan = msgspec.structs.replace(made, version=versions[-1] + 1 if versions else 1)
         self._write(self._plan, FROM_FILES)
@@ -63,41 +69,67 @@ class PlanStore:
         self._check, self._use = check, use
 
     def plans(self) -> list[dict[str, Any]]:
-        assert self._plan is not None and self._manifest is not None
+        now, manifest = self.in_force(), self.manifest()
         found: list[dict[str, Any]] = []
         for version in self._versions():
             record = self._read(version)
             plan = parse_plan(bytes(record.plan), str(self._path(version)))
             # Tiers are named by the Bundle, and an older one may have had others.
-            told = describe(plan, self._manifest) if plan.bundle == self._plan.bundle else {"version": version}
+            told = describe(plan, manifest) if plan.bundle == now.bundle else {"version": version, "model": plan.model}
             found.append({"made_at": record.made_at, "why": record.why, **told})
         return found
 
     def change(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
         """Make, check, keep and use the next version. Raises PlanError, UnknownCodec, ConfigError."""
-        assert self._plan is not None and self._manifest is not None  # nobody asks before `start`
-        knobs, why = knobs_of(self._plan, self._manifest), []
+        now, manifest = self.in_force(), self.manifest()
+        knobs, why = knobs_of(now, manifest), []
         if rollback_to:
-            if rollback_to not in self._versions():
-                kept = ", ".join(map(str, self._versions()))
-                raise PlanError(f"no plan {rollback_to} is kept here; there are {kept}")
-            former = parse_plan(bytes(self._read(rollback_to).plan), str(self._path(rollback_to)))
-            if (former.bundle, former.nodes) != (self._plan.bundle, self._plan.nodes):
-                raise PlanError(
-                    f"plan {rollback_to} runs another Bundle or hierarchy; only knobs can be rolled back while running"
-                )
-            knobs, why = knobs_of(former, self._manifest), [f"knobs of plan {rollback_to}"]
+            former = self.kept(rollback_to)
+            if not self.has_structure(former):
+                raise PlanError(f"plan {rollback_to} has another structure; its knobs alone have no place here")
+            knobs, why = knobs_of(former, manifest), [f"knobs of plan {rollback_to}"]
         knobs = override(knobs, settings, "plan")
         why += [f"--set {item}" for item in settings]
-        plan = with_knobs(self._plan, self._manifest, _without_empty(knobs), self._plan.version + 1)
+        plan = with_knobs(now, manifest, without_empty(knobs), self.next_version())
         self._check(plan)
-        if msgspec.structs.replace(plan, version=self._plan.version) == self._plan:
-            plan = self._plan
+        if msgspec.structs.replace(plan, version=now.version) == now:
+            plan = now
         elif not dry_run:
             self._write(plan, " ".join(why))
             self._plan = plan
             self._use(plan)
-        return describe(plan, self._manifest)
+        return describe(plan, manifest)
+
+    def commit(self, plan: Plan, bundle: Bundle, why: str) -> None:
+        """Another structure is in force from now on, also after a restart. Raises ConfigError."""
+        self._write(plan, why)
+        self._plan, self._bundle = plan, bundle
+
+    def in_force(self) -> Plan:
+        assert self._plan is not None  # nobody asks before `start`
+        return self._plan
+
+    def bundle(self) -> Bundle:
+        """That of the Plan in force."""
+        assert self._bundle is not None
+        return self._bundle
+
+    def manifest(self) -> Manifest:
+        return self.bundle().manifest
+
+    def has_structure(self, plan: Plan) -> bool:
+        """Whether only knobs separate a Plan from the one in force."""
+        now = self.in_force()
+        return (plan.bundle, plan.nodes) == (now.bundle, now.nodes)
+
+    def next_version(self) -> int:
+        return self.in_force().version + 1
+
+    def kept(self, version: int) -> Plan:
+        """A Plan that was in force. Raises PlanError."""
+        if version not in self._versions():
+            raise PlanError(f"no plan {version} is kept here; there are {', '.join(map(str, self._versions()))}")
+        return parse_plan(bytes(self._read(version).plan), str(self._path(version)))
 
     def _versions(self) -> list[int]:
         return sorted(int(path.stem[5:]) for path in self._folder.glob("plan-*.json") if path.stem[5:].isdigit())
@@ -118,12 +150,15 @@ class PlanStore:
         beside = self._folder / f".plan-{plan.version}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(msgspec.json.encode(record))
+            with beside.open("wb") as file:
+                file.write(msgspec.json.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
             beside.replace(self._path(plan.version))
         except OSError as error:
             raise ConfigError(f"{self._folder}: a Plan cannot be kept there ({error.strerror})") from error
 
 
-def _without_empty(knobs: PlanKnobs) -> PlanKnobs:
+def without_empty(knobs: PlanKnobs) -> PlanKnobs:
     """`--set links.NODE=` takes a node's own codec away."""
     return msgspec.structs.replace(knobs, links={node: token for node, token in knobs.links.items() if token})

@@ -13,14 +13,17 @@ from typing import Any
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.cloud.plans import PlanStore
+from tierline.cloud.shelf import Shelf
+from tierline.cloud.switch import Switcher
 from tierline.core.bundle import Bundle
 from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.flow.knobs import with_knobs
 from tierline.core.flow.node import new_epoch
 from tierline.core.flow.whole import Whole
 from tierline.core.invite import InviteStore
+from tierline.core.link.fleet import Order
 from tierline.core.link.open_inference import open_inference_handler
-from tierline.core.plan import Plan, make_plan
+from tierline.core.plan import Hierarchy, Plan, make_plan
 from tierline.core.protocols import Outcome
 
 LOG = logging.getLogger("tierline.cloud")
@@ -58,17 +61,18 @@ class Server:
         model = open_inference_handler(Whole(self.host.node, engine), own_version())
         self.host.listener.server.add_generic_rpc_handlers((model,))
         self._tls = tls
-        self._plans = PlanStore(config.state_dir)
+        self._shelf = Shelf(config.state_dir)
+        self._plans = PlanStore(config.state_dir, self._shelf)
         if self._store is not None:
             self.host.desk.revoked = self._store.revoked_serials
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
-        bundle, made = load(self._config)
-        plan = self._plans.start(made, bundle.manifest)
-        self.host.node.adopt(plan, bundle)
-        self._plans.attach(self.host.desk.check_offers, lambda plan: self._use(plan, bundle))
-        self.host.desk.planner = self._plans
+        bundle, made, hierarchy = load(self._config)
+        plan = self._plans.start(made, bundle)
+        self.host.node.adopt(plan, self._plans.bundle())
+        self._plans.attach(self.host.desk.check_offers, self._use)
+        self.host.desk.planner = Switcher(self._plans, self._shelf, self.host, hierarchy)
         enrolment: Any = None
         try:
             line = await self.host.start()
@@ -88,20 +92,20 @@ class Server:
                 await enrolment.stop(0.5)
             await self.host.stop()
 
-    def _use(self, plan: Plan, bundle: Bundle) -> None:
+    def _use(self, plan: Plan) -> None:
         """Other knobs: here at once, at every node below with the next heartbeat of each link on its way."""
-        self.host.node.adopt(plan, bundle)
+        self.host.node.adopt(plan, self._plans.bundle())
         if self.host.listener is not None:
-            self.host.listener.push_plan(plan.document())
+            self.host.listener.push(Order("knobs", plan.document()))
         LOG.info("plan %d: codecs %s", plan.version, ", ".join([*plan.codecs[:-1], *plan.links.values()]))
 
 
-def load(config: CloudConfig) -> tuple[Bundle, Plan]:
-    """The Bundle and the Plan that the configuration asks for."""
+def load(config: CloudConfig) -> tuple[Bundle, Plan, Hierarchy]:
+    """The Bundle and the Plan that the configuration asks for, and who exists."""
     bundle = Bundle.open(Path(config.bundle))
     hierarchy, join = load_hierarchy(Path(config.hierarchy))
     plan = make_plan(hierarchy, bundle.manifest, bundle.digest, join=join)
-    return bundle, with_knobs(plan, bundle.manifest, config.plan, plan.version)
+    return bundle, with_knobs(plan, bundle.manifest, config.plan, plan.version), hierarchy
 
 
 def _no_views(outcome: Outcome) -> None:

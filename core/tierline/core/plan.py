@@ -175,6 +175,33 @@ def place(hierarchy: Hierarchy, manifest: Manifest) -> dict[str, Placement]:
     }
 
 
+def check_placement(former: Plan, plan: Plan, num_levels: int) -> None:
+    """Raises PlanError unless nodes can go from the former Plan to this one while they run: Sections may move, up the
+    way from the sensor to the root; nodes, their parents, their views and where those are joined stay."""
+    if former.nodes.keys() != plan.nodes.keys():
+        raise PlanError(f"other nodes ({', '.join(plan.nodes)}): change the hierarchy file and restart the root")
+    for name, new in plan.nodes.items():
+        old = former.nodes[name]
+        for what in ("tier", "parent", "views", "joins"):
+            if getattr(old, what) != getattr(new, what):
+                raise PlanError(
+                    f"node {name!r}: other {what}; a running hierarchy moves Sections only: change the hierarchy file "
+                    "and restart the root"
+                )
+    for name, junction in plan.nodes.items():
+        if not junction.joins:
+            continue
+        path = [name]
+        while plan.nodes[path[-1]].parent:
+            path.append(plan.nodes[path[-1]].parent)
+        at = [next((n for n, node in enumerate(path) if x in plan.nodes[node].runs), -1) for x in range(1, num_levels)]
+        if -1 in at or at != sorted(at):
+            raise PlanError(
+                f"from {name!r} to the root, every level from 1 to {num_levels - 1} must run once and none below the "
+                f"one before it; placed are {', '.join(f'{x}: {list(plan.nodes[x].runs)}' for x in path)}"
+            )
+
+
 def make_plan(
     hierarchy: Hierarchy,
     manifest: Manifest,

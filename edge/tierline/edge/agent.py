@@ -20,9 +20,9 @@ from tierline.core.bundle import Bundle
 from tierline.core.errors import DigestMismatch, PlanError, UnknownCodec
 from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.flow.negotiate import check_offer, offered_codecs
-from tierline.core.flow.node import EngineSettings
+from tierline.core.flow.loaded import EngineSettings
 from tierline.core.link.dial import Dialler
-from tierline.core.link.fleet import Beat, Fetch, Hello, Welcome
+from tierline.core.link.fleet import Beat, Fetch, Hello, Order, Welcome
 from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tasks import end
@@ -34,6 +34,7 @@ from tierline.core.uri import open_sink, open_source
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
 from tierline.edge.config import AgentConfig, SourceConfig
+from tierline.edge.follow import Follower
 from tierline.edge.service import Access
 
 LOG = logging.getLogger("tierline.edge")
@@ -85,9 +86,14 @@ class Agent:
             [open_sink(sink.uri) for sink in config.sink],
         )
         self.host.metrics.dropped = self.cameras.dropped
+        self._follower = Follower(self.host, self._get_bundle, self._in_force)
         self._dialler = self._make_dialler(tls) if config.node.parent else None
+        if self._dialler is not None:
+            self.host.desk.on_states = self._dialler.beat_now
         self._adopted, self._connected = asyncio.Event(), asyncio.Event()
         self._is_stopping = False
+        self._later: bytes | None = None
+        """Knobs of a Plan whose structure is not in force here yet."""
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
@@ -115,6 +121,7 @@ class Agent:
                 task.result()
         finally:
             self._is_stopping = True
+            self._follower.close()
             self.node.close()
             await end(tasks)
             await self.host.stop()
@@ -133,7 +140,7 @@ class Agent:
             beat=self._beat,
             prepare=self._prepare,
             on_change=self._on_change,
-            on_plan=self._on_plan,
+            on_order=self._on_order,
             on_revoked=self._store.remember_revoked,
             credentials=credentials,
             tls=tls,
@@ -154,7 +161,7 @@ class Agent:
     def _beat(self) -> Beat:
         assert self.node.parent is not None
         status = json.dumps(self.host.desk.status_record()).encode()
-        return Beat(self._id, self.node.epoch, status, self.node.parent.rtt_ns / 1e6)
+        return Beat(self._id, self.node.epoch, status, self.node.parent.rtt_ns / 1e6, self.host.desk.states())
 
     async def _prepare(self, welcome: Welcome, fetch: Fetch) -> None:
         """After a join: take the parent's Plan and whatever of the Bundle is missing."""
@@ -164,32 +171,66 @@ class Agent:
                 f"{welcome.parent} announced plan {welcome.plan_digest[:12]}... and sent {plan.digest()[:12]}...; "
                 "install matching versions of tierline"
             )
-        check_offer(plan, self._id, offered_codecs())
-        former = self.node.plan
-        if self._given is not None:
-            bundle = self._given
-        else:
-            bundle = await self._store.get(welcome.bundle_digest, welcome.manifest, plan, self._id, fetch)
+        former, commit = self.node.plan, Order("commit", welcome.plan, welcome.bundle_digest, welcome.manifest)
         self.node.run_id = welcome.run
         self._store.remember_revoked(welcome.revoked)
-        self._adopt(plan, bundle)
-        self._store.remember(plan)
-        if former is not None and former.nodes == plan.nodes and self.host.listener is not None:
-            self.host.listener.push_plan(welcome.plan)  # knobs that were turned while this node was away
+        if former is not None and self._is_another_structure(former, plan):
+            # Children are connected, and samples in flight: gently, as if it were told while connected.
+            await self._follower.commit(commit, fetch)
+        else:
+            self._follower.abort()
+            self._adopt(plan, await self._get_bundle(commit, plan, fetch))
+            self._store.remember(plan)
+            if former is not None and former.nodes == plan.nodes and self.host.listener is not None:
+                self.host.listener.push(Order("knobs", welcome.plan))  # turned while this node was away
         if not plan.placement(self._id).joins:
             self.node.minter = (NodeId(welcome.parent), welcome.epoch)
+
+    def _is_another_structure(self, former: Plan, plan: Plan) -> bool:
+        """Whether a later Plan differs from the former by what two phases can change, and not by knobs alone."""
+        ours, theirs = former.nodes.get(self._id), plan.placement(self._id)
+        if ours is None or (ours.views, ours.joins, ours.tier) != (theirs.views, theirs.joins, theirs.tier):
+            return False
+        return plan.version > former.version and (plan.bundle, plan.nodes) != (former.bundle, former.nodes)
+
+    async def _get_bundle(self, order: Order, plan: Plan, fetch: Fetch) -> Bundle:
+        """What this node needs of a Plan's Bundle. Raises UnknownCodec, DigestMismatch and what fetching raises."""
+        check_offer(plan, self._id, offered_codecs())
+        if self._given is None:
+            return await self._store.get(order.bundle_digest, order.manifest, plan, self._id, fetch)
+        if self._given.digest != order.bundle_digest:
+            raise DigestMismatch(
+                f"plan {plan.version} runs Bundle {order.bundle_digest[:12]}..., this node was given "
+                f"{self._given.digest[:12]}... by hand; remove `bundle` from its agent file to fetch what is asked for"
+            )
+        return self._given
 
     def _adopt(self, plan: Plan, bundle: Bundle) -> None:
         self.node.adopt(plan, bundle)
         self._adopted.set()
 
-    def _on_plan(self, document: bytes) -> None:
-        """A Plan pushed while connected: knobs. Another structure comes with the next join.
+    def _on_order(self, order: Order, fetch: Fetch) -> None:
+        if order.phase == "knobs":
+            self._on_plan(order.plan)
+        else:
+            self._follower.take(order, fetch)
 
-        One that asks for a codec this node lacks is not taken, but passed on: payloads describe themselves.
+    def _in_force(self, plan: Plan) -> None:
+        """A Plan of another structure has taken over: knobs that were turned since go with it."""
+        self._store.remember(plan)
+        if self._later is not None:
+            self._on_plan(self._later)
+
+    def _on_plan(self, document: bytes) -> None:
+        """Knobs pushed while connected.
+
+        A Plan that asks for a codec this node lacks is not taken, but passed on: payloads describe themselves.
         """
-        plan = parse_plan(document, "pushed plan")
-        if self.node.bundle is None or plan.bundle != self.node.bundle.digest:
+        plan, self._later = parse_plan(document, "pushed plan"), None
+        if self.node.bundle is None or self.node.plan is None or plan.version <= self.node.plan.version:
+            return
+        if (plan.bundle, plan.nodes) != (self.node.bundle.digest, self.node.plan.nodes):
+            self._later = document  # of a structure that is still being prepared here
             return
         try:
             check_offer(plan, self._id, offered_codecs())
@@ -198,7 +239,7 @@ class Agent:
         except UnknownCodec as error:
             LOG.error("plan %d is not taken: %s", plan.version, error)
         if self.host.listener is not None:
-            self.host.listener.push_plan(document)
+            self.host.listener.push(Order("knobs", document))
 
     def _on_change(self, is_up: bool) -> None:
         if is_up:

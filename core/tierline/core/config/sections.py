@@ -28,6 +28,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count = 1
     inline_ms: Milliseconds = 0.5
     """Sections measured faster than this run on the event loop, slower ones in a thread."""
+    max_memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What this process may take. Two Plans are loaded at once only where that fits; 0: no limit."""
 
     def __post_init__(self) -> None:
         if not self.prefer:

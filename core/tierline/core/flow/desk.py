@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from tierline.core.bundle import MANIFEST
+from tierline.core.bundle import MANIFEST, Bundle
 from tierline.core.errors import BundleError, DigestMismatch, LinkUnavailable, PeerRejected
 from tierline.core.flow.engines import READY
 from tierline.core.flow.knobs import describe
 from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import Node
-from tierline.core.link.fleet import Beat, Hello, Welcome
+from tierline.core.flow.residents import resident_bytes
+from tierline.core.link.fleet import Beat, Hello, NodeState, PlanChange, Welcome
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
 
@@ -25,8 +25,16 @@ class Planner(Protocol):
         """All versions kept, oldest first: as `knobs.describe` has it, with `made_at` and `why`."""
         ...
 
-    def change(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
-        """Put other knobs in force; see `Desk.change_plan`."""
+    async def change(self, wanted: PlanChange) -> dict[str, Any]:
+        """Put another Plan in force; see `Desk.change_plan`."""
+        ...
+
+    def offer(self, manifest: bytes) -> list[str]:
+        """Digests of the files of a Bundle that are not kept here yet."""
+        ...
+
+    async def put(self, bundle: str, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Keep one file of an offered Bundle."""
         ...
 
 
@@ -40,7 +48,14 @@ class Desk:
         """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
         self.planner: Planner | None = None
         """Set by the root, which makes the Plans."""
+        self.coming: Bundle | None = None
+        """Of a Plan that is being prepared: children fetch its files already."""
+        self.on_states: Callable[[], None] = lambda: None
+        """Called whenever `states` may have changed."""
         self._beats: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, tuple[NodeState, ...]] = {}
+        node.turn.below_is_settled = self._below_is_settled
+        node.turn.on_state = lambda: self.on_states()
 
     def admit(self, hello: Hello) -> Welcome:
         node, plan, bundle = self.node, self.node.plan, self.node.bundle
@@ -77,14 +92,37 @@ class Desk:
         plan, bundle = self.node.plan, self.node.bundle
         return [] if plan is None or bundle is None else [describe(plan, bundle.manifest)]
 
-    def change_plan(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
-        """Other knobs, at the root only. Raises PeerRejected elsewhere, PlanError, UnknownCodec, ConfigError."""
+    async def change_plan(self, wanted: PlanChange) -> dict[str, Any]:
+        """Another Plan, at the root only. Raises PeerRejected elsewhere, PlanError, UnknownCodec, ConfigError."""
+        return await self._root().change(wanted)
+
+    def offer_bundle(self, manifest: bytes) -> list[str]:
+        return self._root().offer(manifest)
+
+    async def put_file(self, bundle: str, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        await self._root().put(bundle, digest, chunks)
+
+    def _root(self) -> Planner:
         if self.planner is None:
             parent = self.node.flow.placement.parent if self.node.flow is not None else ""
             raise PeerRejected(
                 f"{self.node.id!r} takes its Plan from {parent or 'its own file'!r}; ask the root of the hierarchy"
             )
-        return self.planner.change(settings, rollback_to, dry_run)
+        return self.planner
+
+    # --- a Plan of another structure --------------------------------------------------------------------------
+
+    def states(self) -> tuple[NodeState, ...]:
+        """How far this node, and every node below that is connected, is with a Plan of another structure."""
+        below = (state for child in self.node.children for state in self._states.get(child, ()))
+        return (self.node.turn.state(), *below)
+
+    def _below_is_settled(self, version: int) -> bool:
+        for child in self.node.children:
+            own = next((state for state in self._states.get(child, ()) if state.node == child), None)
+            if own is None or own.version < version or (own.version == version and own.state != "settled"):
+                return False
+        return True
 
     def check_offers(self, plan: Plan) -> None:
         """Raises UnknownCodec for a node that has joined, here or further below, and lacks a codec of the Plan."""
@@ -98,6 +136,8 @@ class Desk:
 
     def child_down(self, link: Link) -> None:
         self.node.child_down(link)
+        self._states.pop(link.peer, None)
+        self.on_states()
 
     def beat(self, beat: Beat) -> None:
         try:
@@ -112,10 +152,13 @@ class Desk:
             for name, record in records
             if name in known and name != self.node.id and isinstance(record, dict)
         }
+        states = tuple(state for state in beat.switches if state.node in known and state.node != self.node.id)
+        if states != self._states.get(beat.node):
+            self._states[beat.node] = states
+            self.on_states()
 
     def file(self, digest: str) -> bytes:
-        bundle = self.node.bundle
-        if bundle is not None:
+        for bundle in filter(None, (self.node.bundle, self.coming)):
             for name, known in bundle.manifest.files.items():
                 if known == digest:
                     return bundle.read(name)
@@ -150,6 +193,7 @@ def node_record(node: Node) -> dict[str, Any]:
         "views": list(flow.placement.views) if flow is not None else [],
         "plan": plan.version if plan is not None else 0,
         "model": plan.model if plan is not None else "",
+        "switch": switch_record(node.turn.state()),
         "codecs": offered_codecs(),
         "in_flight": node.num_open,
         "counts": dict(flow.counts) if flow is not None else {},
@@ -166,10 +210,6 @@ def node_record(node: Node) -> dict[str, Any]:
     }
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * 4096
+def switch_record(state: NodeState) -> dict[str, Any]:
+    """How far a node is with a Plan of another structure, as JSON values."""
+    return {"plan": state.version, "state": state.state, "message": state.message}

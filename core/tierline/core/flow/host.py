@@ -217,7 +217,13 @@ def engine_settings(config: EngineConfig) -> EngineSettings:
     if missing is not None and not usable:
         raise missing
     meanwhile = next((token for token in usable if not takes_time(token)), "")
-    return EngineSettings(usable[0], config.threads, config.inline_ms, meanwhile if meanwhile != usable[0] else "")
+    return EngineSettings(
+        usable[0],
+        config.threads,
+        config.inline_ms,
+        meanwhile if meanwhile != usable[0] else "",
+        config.max_memory_bytes,
+    )
 
 
 def own_version() -> str:

@@ -22,6 +22,9 @@ from tierline.core.link.fleet import (
     Beat,
     Fetch,
     Hello,
+    NodeState,
+    Order,
+    Phase,
     Welcome,
 )
 from tierline.core.link.link import Link
@@ -49,7 +52,8 @@ class Dialler:
     """Keeps `link` connected to `address` until cancelled.
 
     `prepare(welcome, fetch)` runs after each join and before samples flow: it checks the Plan and loads what is
-    missing. `on_change(is_up)` is called when the stream opens and when it is lost.
+    missing. `on_change(is_up)` is called when the stream opens and when it is lost, `on_order(order, fetch)` with what
+    the parent says of Plans.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Dialler:
         beat: Callable[[], Beat],
         prepare: Callable[[Welcome, Fetch], Awaitable[None]],
         on_change: Callable[[bool], None],
-        on_plan: Callable[[bytes], None],
+        on_order: Callable[[Order, Fetch], None],
         on_revoked: Callable[[tuple[str, ...]], None],
         credentials: grpc.ChannelCredentials | None,
         tls: TlsFiles | None,
@@ -72,11 +76,16 @@ class Dialler:
         self.link = link
         self.last_error = ""
         self._hello, self._beat, self._prepare = hello, beat, prepare
-        self._on_change, self._on_plan, self._on_revoked = on_change, on_plan, on_revoked
+        self._on_change, self._on_order, self._on_revoked = on_change, on_order, on_revoked
         self._credentials, self._tls = credentials, tls
         self._rng = rng
         self._backoff = backoff or Backoff()
         self._was_up = False
+        self._news = asyncio.Event()
+
+    def beat_now(self) -> None:
+        """There is something to say before the next heartbeat is due."""
+        self._news.set()
 
     async def run(self) -> None:
         """Connect, serve, reconnect. Raises when the parent refuses for good (PeerRejected, SecurityError, ...)."""
@@ -182,15 +191,21 @@ class Dialler:
         async def beats() -> AsyncIterator[fleet_pb2.Heartbeat]:
             while True:
                 beat = self._beat()
-                yield fleet_pb2.Heartbeat(node=beat.node, epoch=beat.epoch, status=beat.status, rtt_ms=beat.rtt_ms)
-                await asyncio.sleep(heartbeat_s)
+                switches = [_state_to_wire(state) for state in beat.switches]
+                yield fleet_pb2.Heartbeat(
+                    node=beat.node, epoch=beat.epoch, status=beat.status, rtt_ms=beat.rtt_ms, switches=switches
+                )
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), heartbeat_s)
+                self._news.clear()
 
         async def listen() -> None:
             async for directive in fleet.Attend(beats()):
                 heard.set()
                 self._on_revoked(tuple(directive.revoked))
-                if directive.HasField("plan"):
-                    self._on_plan(directive.plan.document)
+                order = _order_from_wire(directive)
+                if order is not None:
+                    self._on_order(order, lambda digest: _fetch(fleet, digest))
 
         listening = asyncio.create_task(listen())
         try:
@@ -208,6 +223,28 @@ class Dialler:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, errors.TierlineError):
                 await listening
+
+
+_PHASES: dict[int, Phase] = {
+    fleet_pb2.Switch.PHASE_PREPARE: "prepare",
+    fleet_pb2.Switch.PHASE_COMMIT: "commit",
+    fleet_pb2.Switch.PHASE_ABORT: "abort",
+}
+
+
+def _order_from_wire(directive: fleet_pb2.Directive) -> Order | None:
+    """None where it is about no Plan, or says what this version does not know."""
+    if directive.HasField("plan"):
+        return Order("knobs", directive.plan.document)
+    switch = directive.switch
+    phase = _PHASES.get(switch.phase) if directive.HasField("switch") else None
+    if phase is None:
+        return None
+    return Order(phase, switch.plan.document, switch.bundle_digest, switch.manifest, switch.first_seq)
+
+
+def _state_to_wire(state: NodeState) -> fleet_pb2.SwitchState:
+    return fleet_pb2.SwitchState(node=state.node, version=state.version, state=state.state, message=state.message)
 
 
 def grpc_error_of(code: grpc.StatusCode, details: str, peer: str) -> errors.TierlineError:

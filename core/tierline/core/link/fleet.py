@@ -100,5 +100,19 @@ class Order:
     """Of a commit: ids that the parent mints are made under this Plan from this number on."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """What an operator asks of the root."""
+
+    settings: tuple[str, ...] = ()
+    """KEY=VALUE, as in cloud.toml's table `[plan]`."""
+    rollback_to: int = 0
+    dry_run: bool = False
+    bundle: str = ""
+    """Digest of an offered Bundle; empty: the present one."""
+    plan: bytes = b""
+    """Document of a whole Plan for that Bundle; empty: made from the hierarchy."""
+
+
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets a file of the Bundle by digest from the parent."""

@@ -8,14 +8,26 @@ import errno
 import json
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol, get_args
 
 import grpc
 import grpc.aio
 
 from tierline.core import errors
-from tierline.core.link.fleet import CHANNEL_OPTIONS, DEAD_AFTER_BEATS, HEARTBEAT_S, PROTOCOL, Beat, Hello, Welcome
+from tierline.core.link.fleet import (
+    CHANNEL_OPTIONS,
+    DEAD_AFTER_BEATS,
+    HEARTBEAT_S,
+    PROTOCOL,
+    Beat,
+    Hello,
+    NodeState,
+    Order,
+    PlanChange,
+    State,
+    Welcome,
+)
 from tierline.core.link.health import health_handler
 from tierline.core.link.link import Link
 from tierline.core.link.messages import Body
@@ -30,6 +42,8 @@ CHUNK_BYTES = 256 << 10
 OPEN_TIMEOUT_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Words = asyncio.Queue[Order | int | None]
+"""What a child is to be told: orders, and the numbers of its heartbeats. None ends it."""
 
 
 class ParentDesk(Protocol):
@@ -68,8 +82,16 @@ class ParentDesk(Protocol):
         """JSON values of the Plans kept here, oldest first."""
         ...
 
-    def change_plan(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
-        """Other knobs for the Plan, which is returned as one of `plans()`. Raises a TierlineError that says why not."""
+    async def change_plan(self, wanted: PlanChange) -> dict[str, Any]:
+        """Another Plan, which is returned as one of `plans()`. Raises a TierlineError that says why not."""
+        ...
+
+    def offer_bundle(self, manifest: bytes) -> list[str]:
+        """Digests of the files of a Bundle that are not here. Raises a TierlineError."""
+        ...
+
+    async def put_file(self, bundle: str, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Take one file of an offered Bundle. Raises a TierlineError."""
         ...
 
 
@@ -94,8 +116,9 @@ class Listener:
         self._streams: dict[str, asyncio.Task[Any]] = {}
         self._ended: weakref.WeakKeyDictionary[asyncio.Task[Any], errors.TierlineError] = weakref.WeakKeyDictionary()
         """Why streams that are being cancelled have to end."""
-        self._attending: dict[str, asyncio.Queue[bytes]] = {}
-        self._pushed: bytes | None = None
+        self._attending: dict[str, Words] = {}
+        self._standing: dict[str, Order] = {}
+        """What who attends from now on must hear, oldest first: `knobs`, and a `switch`."""
         self.server = grpc.aio.server(options=CHANNEL_OPTIONS)
         fleet_pb2_grpc.add_FleetServicer_to_server(_FleetService(self, desk), self.server)
         # Frames pass as bytes, so that one that cannot be parsed is ours to answer, not gRPC's.
@@ -123,11 +146,16 @@ class Listener:
         """Stop taking calls; streams get `grace_s` to end."""
         await self.server.stop(grace_s)
 
-    def push_plan(self, document: bytes) -> None:
-        """Send a Plan to every child that is connected."""
-        self._pushed = document
-        for queue in self._attending.values():
-            queue.put_nowait(document)
+    def push(self, order: Order) -> None:
+        """Send word of a Plan to every child that is connected."""
+        kind = "knobs" if order.phase == "knobs" else "switch"
+        self._standing.pop(kind, None)
+        if order.phase == "commit":
+            self._standing.clear()  # knobs of the Plan before
+        if order.phase != "abort":
+            self._standing[kind] = order
+        for words in self._attending.values():
+            words.put_nowait(order)
 
     async def _exchange(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         try:
@@ -222,16 +250,15 @@ class Listener:
             self.links[hello.node] = link
         return welcome
 
-    def plans_for(self, node: str) -> asyncio.Queue[bytes]:
-        queue: asyncio.Queue[bytes] = asyncio.Queue()
-        if self._pushed is not None:  # it may have been pushed between this node's join and now
-            queue.put_nowait(self._pushed)
-        self._attending[node] = queue
-        return queue
+    def attends(self, node: str, words: Words) -> None:
+        """A child's heartbeats began. What was pushed may have been so between its join and now."""
+        for order in self._standing.values():
+            words.put_nowait(order)
+        self._attending[node] = words
 
-    def left(self, node: str, epoch: int, queue: asyncio.Queue[bytes]) -> None:
+    def left(self, node: str, epoch: int, words: Words) -> None:
         """The heartbeats of a child's process ended: its stream, if any is left, ends too."""
-        if self._attending.get(node) is queue:
+        if self._attending.get(node) is words:
             del self._attending[node]
             stream = self._streams.get(node)
             if stream is not None and self.links[node].peer_epoch == epoch:
@@ -277,32 +304,42 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         )
 
     async def Attend(self, request_iterator: Any, context: Any) -> AsyncIterator[fleet_pb2.Directive]:
-        node, epoch, plans, beats = "", 0, None, 0
+        words: Words = asyncio.Queue()
+        hearing = asyncio.create_task(self._hear(context, words))
+        try:
+            while (word := await words.get()) is not None:
+                yield _directive(word, self._desk.revoked())
+            hearing.result()
+        except errors.TierlineError as error:
+            await abort(context, error)
+        finally:
+            hearing.cancel()
+
+    async def _hear(self, context: Any, words: Words) -> None:
+        """Heartbeats of one child, until they end; then `words` end, too."""
+        node, epoch, beats = "", 0, 0
         try:
             while True:
                 beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
                 if beat is grpc.aio.EOF:
                     return
-                if plans is None:
+                if not beats:
                     self._listener.check_joined(context, beat.node)
-                    node, epoch, plans = beat.node, beat.epoch, self._listener.plans_for(beat.node)
+                    node, epoch = beat.node, beat.epoch
+                    self._listener.attends(node, words)
                 self._listener.check_identity(context, node)
                 if beat.node != node:
                     raise errors.BadFrame(f"a heartbeat of {beat.node!r} among those of {node!r}")
-                self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms))
                 beats += 1
-                yield fleet_pb2.Directive(beat=beats, revoked=self._desk.revoked())
-                while not plans.empty():
-                    yield fleet_pb2.Directive(plan=plan_pb2.PlanDocument(document=plans.get_nowait()))
+                words.put_nowait(beats)
+                self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms, _states(beat.switches)))
         except asyncio.TimeoutError:
-            await abort(
-                context, errors.LinkTimeout(f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s")
-            )
-        except errors.TierlineError as error:
-            await abort(context, error)
+            raise errors.LinkTimeout(
+                f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s"
+            ) from None
         finally:
-            if plans is not None:
-                self._listener.left(node, epoch, plans)
+            words.put_nowait(None)
+            self._listener.left(node, epoch, words)
 
     async def Fetch(self, request: fleet_pb2.FetchRequest, context: Any) -> AsyncIterator[fleet_pb2.Chunk]:
         try:
@@ -322,11 +359,75 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
     async def ChangePlan(self, request: fleet_pb2.ChangePlanRequest, context: Any) -> fleet_pb2.ChangePlanReply:
         try:
             self._listener.check_operator(context)
-            plan = self._desk.change_plan(request.set, request.rollback_to, request.dry_run)
+            wanted = PlanChange(
+                tuple(request.set), request.rollback_to, request.dry_run, request.bundle, request.plan
+            )
+            plan = await self._desk.change_plan(wanted)
         except errors.TierlineError as error:
             await abort(context, error)
             raise AssertionError("abort raises") from error
         return fleet_pb2.ChangePlanReply(plan=json.dumps(plan).encode())
+
+
+    async def OfferBundle(
+        self, request: fleet_pb2.OfferBundleRequest, context: Any
+    ) -> fleet_pb2.OfferBundleReply:
+        try:
+            self._listener.check_operator(context)
+            return fleet_pb2.OfferBundleReply(missing=self._desk.offer_bundle(request.manifest))
+        except errors.TierlineError as error:
+            await abort(context, error)
+            raise AssertionError("abort raises") from error
+
+    async def PutFile(self, request_iterator: Any, context: Any) -> fleet_pb2.PutFileReply:
+        try:
+            self._listener.check_operator(context)
+            first = await context.read()
+            if first is grpc.aio.EOF:
+                raise errors.BadFrame("a file without a first chunk")
+
+            async def chunks() -> AsyncIterator[bytes]:
+                yield first.data
+                while (chunk := await context.read()) is not grpc.aio.EOF:
+                    yield chunk.data
+
+            await self._desk.put_file(first.bundle, first.digest, chunks())
+            return fleet_pb2.PutFileReply()
+        except errors.TierlineError as error:
+            await abort(context, error)
+            raise AssertionError("abort raises") from error
+
+
+_PHASES = {
+    "prepare": fleet_pb2.Switch.PHASE_PREPARE,
+    "commit": fleet_pb2.Switch.PHASE_COMMIT,
+    "abort": fleet_pb2.Switch.PHASE_ABORT,
+}
+
+
+def _directive(word: Order | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
+    if isinstance(word, int):
+        return fleet_pb2.Directive(beat=word, revoked=revoked)
+    document = plan_pb2.PlanDocument(document=word.plan)
+    if word.phase == "knobs":
+        return fleet_pb2.Directive(plan=document, revoked=revoked)
+    switch = fleet_pb2.Switch(
+        phase=_PHASES[word.phase],
+        plan=document,
+        bundle_digest=word.bundle_digest,
+        manifest=word.manifest,
+        first_seq=word.first_seq,
+    )
+    return fleet_pb2.Directive(switch=switch, revoked=revoked)
+
+
+def _states(states: Any) -> tuple[NodeState, ...]:
+    """What a child says of itself and those below it; words that this version does not know count as `loading`."""
+    known: tuple[State, ...] = get_args(State)
+    return tuple(
+        NodeState(x.node, x.version, next((state for state in known if state == x.state), "loading"), x.message)
+        for x in states
+    )
 
 
 def why_not(address: str) -> errors.TierlineError:
