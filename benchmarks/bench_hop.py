@@ -156,7 +156,7 @@ class Child:
             beat=lambda: Beat(self.name, self.epoch, b"{}", 0.0),
             prepare=prepare,
             on_change=lambda up: self.up.set() if up else None,
-            on_plan=lambda document: None,
+            on_order=lambda order, fetch: None,
             on_revoked=lambda serials: None,
             credentials=None,
             tls=None,

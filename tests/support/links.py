@@ -97,7 +97,7 @@ class Child:
             beat=lambda: Beat(name, epoch, b"{}", 0.0),
             prepare=self._prepare,
             on_change=self.changes.append,
-            on_plan=self.plans.append,
+            on_order=lambda order, fetch: self.plans.append(order.plan),
             on_revoked=self.revoked.append,
             credentials=None,
             tls=None,

@@ -19,16 +19,25 @@ BITS = Tensor("float32", (NUM_BITS,))
 FUSED = Tensor("float32", (NUM_BITS * len(VIEWS),))
 
 
-def make_tiny_bundle(folder: Path, *, aggregator: str = "concat", head: bool = False, num_relu: int = 0) -> Bundle:
+def make_tiny_bundle(
+    folder: Path,
+    *,
+    aggregator: str = "concat",
+    head: bool = False,
+    num_relu: int = 0,
+    seed: int = 7,
+    tiers: tuple[Tier, Tier, Tier] = (Tier.DEVICE, Tier.EDGE, Tier.CLOUD),
+) -> Bundle:
     """`aggregator` fuses level-0 features; with `head`, the local exit is an FC block over concatenated logits.
 
-    `num_relu` makes features of so many ReLU values instead of the sign bits.
+    `num_relu` makes features of so many ReLU values instead of the sign bits, `seed` draws other weights, `tiers` says
+    where levels run.
     """
     feature = Tensor("float32", (num_relu,)) if num_relu else BITS
     (width,) = feature.shape
     fused = Tensor("float32", (width * len(VIEWS),)) if aggregator == "concat" else feature
     codec = "raw" if num_relu else "bitplane"
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     files: dict[str, bytes] = {}
 
     def section(name: str, source: tuple[str, Tensor], outputs: dict[str, Tensor]) -> Section:
@@ -56,9 +65,9 @@ def make_tiny_bundle(folder: Path, *, aggregator: str = "concat", head: bool = F
         preprocess=Preprocess(size=(2, 2), channels=1, mean=(0.5,), std=(0.25,)),
         views=VIEWS,
         levels=[
-            Level(Tier.DEVICE, devices, local, feature_aggregator=aggregator, feature_codec=codec),
-            Level(Tier.EDGE, {"*": edge}, Exit("edge"), feature_codec=codec),
-            Level(Tier.CLOUD, {"*": cloud}, Exit("cloud")),
+            Level(tiers[0], devices, local, feature_aggregator=aggregator, feature_codec=codec),
+            Level(tiers[1], {"*": edge}, Exit("edge"), feature_codec=codec),
+            Level(tiers[2], {"*": cloud}, Exit("cloud")),
         ],
         files={},
     )

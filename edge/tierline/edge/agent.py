@@ -19,8 +19,8 @@ import grpc
 from tierline.core.bundle import Bundle
 from tierline.core.errors import DigestMismatch, PlanError, UnknownCodec
 from tierline.core.flow.host import Host, engine_settings, own_version
-from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.loaded import EngineSettings
+from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.link.dial import Dialler
 from tierline.core.link.fleet import Beat, Fetch, Hello, Order, Welcome
 from tierline.core.link.link import Link

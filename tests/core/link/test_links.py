@@ -25,7 +25,7 @@ from tests.support.links import (
 )
 
 from tierline.core import errors
-from tierline.core.link.fleet import Hello
+from tierline.core.link.fleet import Hello, Order
 from tierline.core.link.messages import Mode
 
 
@@ -44,7 +44,7 @@ def test_join_fetch_exchange_and_heartbeats() -> None:
             assert a.bodies == [mode(100 + n) for n in range(50)]
             await until(lambda: desk.beats)
             assert desk.beats[0].node == "a"
-            listener.push_plan(b"plan 2")
+            listener.push(Order("knobs", b"plan 2"))
             await until(lambda: a.plans == [b"plan 2"])
             counters = listener.links["a"].counters
             assert counters.received_payload_bytes == 0 and counters.received_framing_bytes > 50 * 14

@@ -1,4 +1,4 @@
-"""`tierline plan`: the Plan of a running hierarchy, and its knobs turned while samples flow."""
+"""`tierline plan`: the Plan of a running hierarchy, changed while samples flow: its knobs, or what runs where."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit
+from tierline.core.bundle import Bundle
 from tierline.core.errors import PlanError, UsageError
 
-app = typer.Typer(help="Show a running Plan; turn its knobs.", rich_markup_mode=None, add_completion=False)
+app = typer.Typer(help="Show a running Plan; change it.", rich_markup_mode=None, add_completion=False)
 
 Address = Annotated[str, typer.Argument(help="host:port of the hierarchy's root.")]
 StateDir = Annotated[
@@ -56,30 +57,48 @@ def apply(
     address: Address = DEFAULT,
     set_: SetOption = None,
     state_dir: StateDir = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Folder of another Bundle; missing files are sent to the root.")
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="JSON of a whole Plan for --bundle; else one is made from the hierarchy."),
+    ] = None,
     dry_run: DryRun = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
     """Turn knobs, e.g. --set codecs.device=affine:4, --set links.NODE=TOKEN, --set thresholds.local=0.3.
 
-    Keys are those of cloud.toml's table [plan]. Nodes take the new version without a pause.
+    Keys are those of cloud.toml's table [plan]. Nodes take the new version without a pause. Another Bundle (--bundle)
+    of the same task and views is loaded everywhere first; only when all nodes are ready do new samples use it.
     """
-    if not set_:
-        raise UsageError("nothing to change: give --set KEY=VALUE; `tierline plan show` lists the keys")
-    _change(address, state_dir, form, output, settings=set_, dry_run=dry_run)
+    if not set_ and bundle is None:
+        raise UsageError("nothing to change: give --set KEY=VALUE (`tierline plan show` lists the keys), or --bundle")
+    if plan is not None and bundle is None:
+        raise UsageError("--plan is a Plan for another Bundle: give --bundle FOLDER, too")
+    what = {"bundle": Bundle.open(bundle) if bundle else None, "plan": _read(plan) if plan else b""}
+    _change(address, state_dir, form, output, settings=set_ or [], dry_run=dry_run, **what)
 
 
 @app.command()
 def rollback(
-    version: Annotated[int, typer.Argument(min=1, help="The Plan whose knobs come back, as a new version.")],
+    version: Annotated[int, typer.Argument(min=1, help="The Plan that comes back, as a new version.")],
     address: Address = DEFAULT,
     state_dir: StateDir = None,
     dry_run: DryRun = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
-    """Take the knobs of an earlier Plan again."""
+    """Take an earlier Plan again: its knobs, and its Bundle where that was another."""
     _change(address, state_dir, form, output, rollback_to=version, dry_run=dry_run)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _plans(address: str, state_dir: Path | None) -> list[dict[str, Any]]:
@@ -96,6 +115,7 @@ def _change(address: str, state_dir: Path | None, form: Format, output: Path | N
     former = {row["key"]: row["value"] for row in _rows(_plans(address, state_dir)[-1])}
     made = asyncio.run(change_plan(address, TlsFiles.of_state(state_dir) if state_dir else None, **what))
     now = {row["key"]: row["value"] for row in _rows(made)}
+    now.update({f"switch.{key}": str(value) for key, value in made.get("switch", {}).items() if value})
     rows = [
         {"key": key, "before": former.get(key), "now": now.get(key)}
         for key in dict.fromkeys([*former, *now])

@@ -13,7 +13,7 @@ import numpy as np
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
 from tierline.core.flow.coding import decode_outputs, encode_feature, encode_outputs
-from tierline.core.flow.journey import NUM_SPANS, Answered, Memory, PartRow, count_degraded
+from tierline.core.flow.journey import NUM_SPANS, Answered, Memory, PartRow, count_degraded, is_beyond
 from tierline.core.flow.levels import LOGITS, Levels, stack
 from tierline.core.flow.port import Port
 from tierline.core.flow.reply import make_outcome
@@ -211,7 +211,7 @@ class Forwarder:
         found = [
             key
             for key, x in self._held.items()
-            if key[1].seq >= first.seq and key[1][:2] == first[:2] and x.row.image is not None
+            if is_beyond(key[1], first) and x.row.image is not None
         ]
         return [(key[1], self._held.pop(key)) for key in found]
 

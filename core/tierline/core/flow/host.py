@@ -15,8 +15,8 @@ from tierline.core.errors import MissingDependency
 from tierline.core.flow.desk import Desk
 from tierline.core.flow.engines import check_engine, takes_time
 from tierline.core.flow.junction import Junction
-from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.flow.loaded import EngineSettings
+from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.flow.node import Node, new_epoch
 from tierline.core.link.listen import Listener
 from tierline.core.link.tls import TlsFiles, require_tls, server_credentials

@@ -108,6 +108,11 @@ class Journey:
         return (now_ns - part.arrived_ns, *spans)
 
 
+def is_beyond(sample: SampleId, ends: SampleId) -> bool:
+    """Whether an id is of the same minter as `ends`, and not before it."""
+    return sample.seq >= ends.seq and sample.epoch == ends.epoch and sample.origin == ends.origin
+
+
 def count_degraded(counts: dict[str, int], reason: str) -> None:
     """In all, and by kind of reason: what follows a colon is for people."""
     counts["degraded"] += 1

@@ -24,7 +24,7 @@ from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_outputs
 from tierline.core.flow.exits import Exits
 from tierline.core.flow.gate import Gate
-from tierline.core.flow.journey import Journey, Memory, PartRow, State
+from tierline.core.flow.journey import Journey, Memory, PartRow, State, is_beyond
 from tierline.core.flow.levels import Levels
 from tierline.core.flow.mode import ModeChooser
 from tierline.core.flow.port import Port
@@ -59,8 +59,8 @@ class Junction:
         memory = memory or Memory(clock.now_ns())
         self.node, self.placement = node, placement
         self.ends: SampleId | None = None
-        """Under another Plan already: views of the ids that this node mints, from this number on. Their senders will send
-        them again once they have heard of it."""
+        """Under another Plan already: views of the ids that this node mints, from this number on. Their senders will
+        send them again once they have heard of it."""
         self.counts = memory.counts
         self._levels, self._port, self._clock = levels, port, clock
         self._open: dict[SampleId, Journey] = {}
@@ -127,7 +127,11 @@ class Junction:
         decode_ns = self._clock.now_ns() - arrived_ns
         if part.fused and feature_B is not None and self._short.take(child, part, feature_B, arrived_ns, decode_ns):
             return
+        withheld = False
         for row, sample in enumerate(part.ids):
+            if self.ends is not None and not part.fused and is_beyond(sample, self.ends):
+                withheld = True
+                continue
             logits_K = None if logits_BK is None else logits_BK[row]
             feature = None if feature_B is None else feature_B[row]
             self._take(
@@ -138,6 +142,10 @@ class Junction:
                 arrived_ns + int(part.budget_ms[row] * 1e6),
                 part.num_views[row] if part.fused else 0,
             )
+        if withheld:
+            # Nothing answers these rows here. Any message acknowledges theirs, which their sender may be waiting for
+            # before it sends more.
+            self._port.to_child(child, m.Refused(part.level, part.name, (), PlanError.code, "made under another Plan"))
 
     def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
         """A view that this node captured and ran through its own level-0 Section. Raises AdmissionRefused."""
@@ -260,9 +268,6 @@ class Junction:
     # --- joining ----------------------------------------------------------------------------------------------
 
     def _take(self, row: PartRow, sample: SampleId, level: int, name: str, deadline_ns: int, num_views: int) -> None:
-        ends = self.ends
-        if ends is not None and row.owner and name != "*" and sample.seq >= ends.seq and sample[:2] == ends[:2]:
-            return
         if name != "*" and self.plan.join.by != "none" and self._attendance.arrived(name, sample):
             for waiting in [x for x in self._open.values() if x.state is State.JOIN]:
                 self._join_if_complete(waiting)

@@ -82,11 +82,6 @@ class Resident:
         """Whether nothing of it is in flight here."""
         return not self.flow.num_open and not self.num_running
 
-    def ends_before(self, sample: SampleId) -> bool:
-        """Whether a sample belongs to the successor by its number."""
-        ends = self.ends
-        return ends is not None and sample.seq >= ends.seq and sample[:2] == ends[:2]
-
     def close(self) -> None:
         """Answer what is in flight and let the engines go."""
         self.flow.stop()

@@ -157,7 +157,7 @@ class Residents:
                 loaded = None
         if loaded is None:
             _log.warning(
-                "plan %d: no memory for two Plans (engine.max_memory_bytes = %d): samples will pause while it takes over",
+                "plan %d: no memory for two Plans (engine.max_memory_bytes = %d): samples will pause for it",
                 plan.version,
                 self._limit,
             )

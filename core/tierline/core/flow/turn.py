@@ -69,10 +69,8 @@ class Turn:
         self.loading(plan.version)
         try:
             prepared = await self.residents.prepare(plan, bundle)
-            flow = self._node.flow
-            # What was captured before images were kept could not be run again: it ends first.
-            while isinstance(flow, Forwarder) and plan.join.by != "none" and not flow.can_run_again():
-                await asyncio.sleep(LOOK_S)
+            if plan.join.by != "none":
+                await self._until_all_can_run_again()
         except BaseException as error:
             self.residents.discard()
             if isinstance(error, Exception):
@@ -80,6 +78,12 @@ class Turn:
             raise
         note = "" if prepared.loaded is not None else "no memory for two Plans: samples will pause"
         self._tell(NodeState(self._node.id, plan.version, "ready", note))
+
+    async def _until_all_can_run_again(self) -> None:
+        """What was captured before images were kept could not be run again: it ends first."""
+        flow = self._node.flow
+        while isinstance(flow, Forwarder) and not flow.can_run_again():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     def loading(self, version: int) -> None:
         """What a Plan needs is being fetched or loaded."""

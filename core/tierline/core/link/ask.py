@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from tierline.core.bundle import MANIFEST, Bundle
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
-from tierline.core.link.fleet import CHANNEL_OPTIONS
+from tierline.core.link.fleet import CHANNEL_OPTIONS, CHUNK_BYTES, PlanChange
 from tierline.core.link.status import from_rpc
 from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
 from tierline.core.types import Payload
 from tierline.core.wire import tensor_to_wire
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+SWITCH_TIMEOUT_S = 300.0
+"""Nodes may have to fetch, load and warm up, and samples of the Plan before to be answered."""
 
 
 class Asker:
@@ -72,16 +76,36 @@ class Asker:
         plans = _json(raw, self._address)
         return [_plan(plan, self._address) for plan in (plans if isinstance(plans, list) else [plans])]
 
-    async def change_plan(
-        self, settings: Sequence[str], rollback_to: int, dry_run: bool, timeout_s: float
-    ) -> dict[str, Any]:
-        """Other knobs for a running hierarchy: the Plan they make. Raises PlanError, UnknownCodec, SecurityError."""
-        request = fleet_pb2.ChangePlanRequest(set=settings, rollback_to=rollback_to, dry_run=dry_run)
+    async def change_plan(self, wanted: PlanChange, timeout_s: float) -> dict[str, Any]:
+        """Another Plan for a running hierarchy, as it is in force then. Raises PlanError, UnknownCodec,
+        SecurityError."""
+        request = fleet_pb2.ChangePlanRequest(
+            set=wanted.settings,
+            rollback_to=wanted.rollback_to,
+            dry_run=wanted.dry_run,
+            bundle=wanted.bundle,
+            plan=wanted.plan,
+        )
         try:
             reply = await self._fleet.ChangePlan(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise await self._meaning(error) from error
         return _plan(_json(reply.plan, self._address), self._address)
+
+    async def put_bundle(self, bundle: Bundle, timeout_s: float) -> int:
+        """Bring a Bundle to the root, as far as it is not there; bytes sent. Raises BundleError, SecurityError."""
+        offer = fleet_pb2.OfferBundleRequest(manifest=(bundle.folder / MANIFEST).read_bytes())
+        num_bytes = 0
+        try:
+            missing = (await self._fleet.OfferBundle(offer, timeout=timeout_s)).missing
+            for digest in missing:
+                name = next(name for name, known in bundle.manifest.files.items() if known == digest)
+                raw = bundle.read(name)
+                await self._fleet.PutFile(_chunks(bundle.digest, digest, raw))
+                num_bytes += len(raw)
+        except grpc.aio.AioRpcError as error:
+            raise await self._meaning(error) from error
+        return num_bytes
 
     async def _meaning(self, error: grpc.aio.AioRpcError) -> TierlineError:
         reason = from_rpc(error, self._address)
@@ -97,6 +121,12 @@ class Asker:
         return LinkUnavailable(
             f"{self._address}: no node answers here without TLS; is it running, and is this its address?"
         )
+
+
+def _chunks(bundle: str, digest: str, raw: bytes) -> Iterator[fleet_pb2.FileChunk]:
+    yield fleet_pb2.FileChunk(bundle=bundle, digest=digest, data=raw[:CHUNK_BYTES])
+    for start in range(CHUNK_BYTES, len(raw), CHUNK_BYTES):
+        yield fleet_pb2.FileChunk(data=raw[start : start + CHUNK_BYTES])
 
 
 def _json(raw: bytes, address: str) -> Any:
@@ -126,12 +156,18 @@ async def change_plan(
     settings: Sequence[str] = (),
     rollback_to: int = 0,
     dry_run: bool = False,
-    timeout_s: float = 5.0,
+    bundle: Bundle | None = None,
+    plan: bytes = b"",
+    timeout_s: float = SWITCH_TIMEOUT_S,
 ) -> dict[str, Any]:
-    """Turn knobs of a running hierarchy at its root; `settings` are KEY=VALUE as in cloud.toml's table `[plan]`."""
+    """Give a running hierarchy another Plan, at its root: with other knobs, or for another Bundle, which is brought
+    there first. `settings` are KEY=VALUE as in cloud.toml's table `[plan]`; `plan` is a whole Plan for that Bundle."""
     asker = Asker(address, tls)
     async with asker.channel:
-        return await asker.change_plan(settings, rollback_to, dry_run, timeout_s)
+        if bundle is not None:
+            await asker.put_bundle(bundle, timeout_s)
+        digest = bundle.digest if bundle is not None else ""
+        return await asker.change_plan(PlanChange(tuple(settings), rollback_to, dry_run, digest, plan), timeout_s)
 
 
 async def ask_status(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 5.0) -> dict[str, Any]:

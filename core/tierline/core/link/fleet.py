@@ -13,6 +13,9 @@ HEARTBEAT_S = 1.0
 DEAD_AFTER_BEATS = 3
 """A peer that is silent for so many heartbeats is taken for gone, whatever TCP believes."""
 
+CHUNK_BYTES = 256 << 10
+"""Of files."""
+
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),

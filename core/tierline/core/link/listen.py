@@ -17,6 +17,7 @@ import grpc.aio
 from tierline.core import errors
 from tierline.core.link.fleet import (
     CHANNEL_OPTIONS,
+    CHUNK_BYTES,
     DEAD_AFTER_BEATS,
     HEARTBEAT_S,
     PROTOCOL,
@@ -38,7 +39,6 @@ from tierline.core.protocols import Clock
 from tierline.core.wire import frame_from_wire, parse_frame
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
 
-CHUNK_BYTES = 256 << 10
 OPEN_TIMEOUT_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -334,9 +334,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                 words.put_nowait(beats)
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms, _states(beat.switches)))
         except asyncio.TimeoutError:
-            raise errors.LinkTimeout(
-                f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s"
-            ) from None
+            raise errors.LinkTimeout(f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s") from None
         finally:
             words.put_nowait(None)
             self._listener.left(node, epoch, words)
@@ -359,19 +357,14 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
     async def ChangePlan(self, request: fleet_pb2.ChangePlanRequest, context: Any) -> fleet_pb2.ChangePlanReply:
         try:
             self._listener.check_operator(context)
-            wanted = PlanChange(
-                tuple(request.set), request.rollback_to, request.dry_run, request.bundle, request.plan
-            )
+            wanted = PlanChange(tuple(request.set), request.rollback_to, request.dry_run, request.bundle, request.plan)
             plan = await self._desk.change_plan(wanted)
         except errors.TierlineError as error:
             await abort(context, error)
             raise AssertionError("abort raises") from error
         return fleet_pb2.ChangePlanReply(plan=json.dumps(plan).encode())
 
-
-    async def OfferBundle(
-        self, request: fleet_pb2.OfferBundleRequest, context: Any
-    ) -> fleet_pb2.OfferBundleReply:
+    async def OfferBundle(self, request: fleet_pb2.OfferBundleRequest, context: Any) -> fleet_pb2.OfferBundleReply:
         try:
             self._listener.check_operator(context)
             return fleet_pb2.OfferBundleReply(missing=self._desk.offer_bundle(request.manifest))
