@@ -26,6 +26,9 @@ from tierline.core.types import Payload, SampleId
 MAX_HELD = 4096
 """Samples whose features are held at once; the oldest are let go first and answered alone."""
 
+MAX_GATHER_NS = 50_000_000
+"""So long rows wait for a parent that is behind."""
+
 
 @dataclass(slots=True)
 class Held:
@@ -59,6 +62,7 @@ class Forwarder:
         self._held: OrderedDict[tuple[str, SampleId], Held] = OrderedDict()
         self._timers = Timers(self._held)
         self._unsent: dict[str, list[SampleId]] = defaultdict(list)
+        self._sent_ns = 0
         self._result_spec = levels[levels.root_level].logits_spec
         self.use(plan)
 
@@ -82,9 +86,10 @@ class Forwarder:
     def pump(self) -> None:
         """Send what was captured, all rows of a view in one message.
 
-        A message costs the parent more than its rows do. While it is behind, rows gather here until it has answered.
+        A message costs the parent more than its rows do. While it is behind, rows gather here until it has answered;
+        but not for long, since it may be waiting for just these: another view of the same sample.
         """
-        if self._port.parent_is_congested():
+        if self._port.parent_is_congested() and self._clock.now_ns() < self._sent_ns + MAX_GATHER_NS:
             return
         for view in [view for view, samples in self._unsent.items() if samples]:
             samples, self._unsent[view] = self._unsent[view], []
@@ -107,7 +112,7 @@ class Forwarder:
             feature=self._feature(held) if self.eager else None,
         )
         sent = self._port.to_parent(part)
-        now_ns = self._clock.now_ns()
+        self._sent_ns = now_ns = self._clock.now_ns()
         for sample, x in zip(samples, held, strict=True):
             x.spans_ns[j.QUEUE] += max(0, started_ns - x.row.arrived_ns - sum(x.row.own_ns))
             x.spans_ns[j.ENCODE] += now_ns - started_ns
@@ -182,6 +187,9 @@ class Forwarder:
             self._alone(view, sample, reason)
 
     def next_deadline_ns(self) -> int | None:
+        if any(self._unsent.values()):
+            gathered_ns = self._sent_ns + MAX_GATHER_NS
+            return min(gathered_ns, self._timers.next_ns or gathered_ns)
         return self._timers.next_ns
 
     def expire(self, now_ns: int) -> None:
@@ -208,11 +216,7 @@ class Forwarder:
 
     def withdraw(self, first: SampleId) -> list[tuple[SampleId, Held]]:
         """Take out what is to be made under another Plan: ids like `first`, from its number on."""
-        found = [
-            key
-            for key, x in self._held.items()
-            if is_beyond(key[1], first) and x.row.image is not None
-        ]
+        found = [key for key, x in self._held.items() if is_beyond(key[1], first) and x.row.image is not None]
         return [(key[1], self._held.pop(key)) for key in found]
 
     def failed(self, sample: SampleId, held: Held) -> None:
