@@ -42,11 +42,11 @@ class Follower:
             self._prepare(order, fetch)
         elif order.phase == "commit":
             self._committing = asyncio.create_task(self._commit_or_say_why(order, fetch, self._committing))
-        elif self._digest == _digest(order):
+        elif not order.plan or self._digest == _digest(order):
             self.abort(order)
 
     def abort(self, order: Order | None = None) -> None:
-        """Forget what was prepared, here and below."""
+        """Forget what was prepared, here and below. An order without a Plan means whatever was."""
         if not self._digest:
             return
         if self._preparing is not None:
