@@ -215,9 +215,9 @@ class Forwarder:
         return all(x.row.image is not None for x in self._held.values())
 
     def withdraw(self, first: SampleId) -> list[tuple[SampleId, Held]]:
-        """Take out what is to be made under another Plan: ids like `first`, from its number on."""
+        """Take out what is to be made under another Plan: ids like `first`, from its number on, in order."""
         found = [key for key, x in self._held.items() if is_beyond(key[1], first) and x.row.image is not None]
-        return [(key[1], self._held.pop(key)) for key in found]
+        return [(key[1], self._held.pop(key)) for key in sorted(found, key=lambda key: key[1].seq)]
 
     def failed(self, sample: SampleId, held: Held) -> None:
         """What was withdrawn could not be run: this Plan's own exit answers after all."""

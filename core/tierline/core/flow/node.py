@@ -143,7 +143,7 @@ class Node:
             sample = id_ or SampleId(*self.minter, seq)
             resident = residents.of_sample(sample) or await self.turn.resident_of(sample)
             residents.latest[view] = sample
-            part, spans = await self.run_view(resident, view, image)
+            part, spans = await self._run_view(resident, view, image)
             # Another Plan, or another process of the junction, may have come while the thread ran.
             sample = id_ or SampleId(*self.minter, seq)
             if residents.of_sample(sample) is resident:
@@ -165,8 +165,22 @@ class Node:
         self.schedule()
         return sample
 
-    async def run_view(self, resident: Resident, view: str, image: Array) -> tuple[Arrays, list[int]]:
-        """Outputs of a view's Section for one raw input, and the spans that took. Raises ShapeMismatch, EngineError."""
+    async def _run_view(self, resident: Resident, view: str, image: Array) -> tuple[Arrays, list[int]]:
+        """As `view_job`, here or on the thread. Raises ShapeMismatch, EngineError."""
+        work = self.view_job(resident, view, image)
+        if self.runs_inline(resident, view):
+            return work()
+        resident.num_running += 1
+        try:
+            return await self.worker.run(work)
+        finally:
+            resident.num_running -= 1
+
+    def runs_inline(self, resident: Resident, view: str) -> bool:
+        return resident.row_ns[0, resident.placement.views[view]] < self.inline_ns
+
+    def view_job(self, resident: Resident, view: str, image: Array) -> Callable[[], tuple[Arrays, list[int]]]:
+        """Outputs of a view's Section for one raw input, and the spans that takes."""
         role = resident.placement.views[view]
         view_index = resident.levels.manifest.views.index(role)
 
@@ -180,13 +194,7 @@ class Node:
             spans[SECTION] = self.clock.now_ns() - prepared_ns
             return outputs, spans
 
-        if resident.row_ns[0, role] < self.inline_ns:
-            return work()
-        resident.num_running += 1
-        try:
-            return await self.worker.run(work)
-        finally:
-            resident.num_running -= 1
+        return work
 
     # --- links ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tierline.core.bundle import Bundle
 from tierline.core.errors import AdmissionRefused, EngineError, TierlineError
 from tierline.core.flow.forward import Forwarder, Held
-from tierline.core.flow.journey import PREPROCESS, SECTION
+from tierline.core.flow.journey import PartRow
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS
 from tierline.core.flow.loaded import EngineSettings
@@ -21,7 +21,7 @@ from tierline.core.link import messages as m
 from tierline.core.link.fleet import NodeState
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
-from tierline.core.types import NodeId, SampleId
+from tierline.core.types import Arrays, NodeId, SampleId
 
 if TYPE_CHECKING:
     from tierline.core.flow.node import Node
@@ -45,6 +45,7 @@ class Turn:
         self._node = node
         self._preparing: NodeState | None = None
         self._parked: list[tuple[Link, m.Part, int]] = []
+        self._to_run: list[tuple[Resident, SampleId, Held]] = []
         self._resumed = asyncio.Event()
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,8 +116,7 @@ class Turn:
         if self.residents.now is None:
             self._resumed.clear()
         if former is not None and isinstance(former.flow, Forwarder) and ends is not None:
-            for sample, held in former.flow.withdraw(ends):
-                self._start(self._again(former, sample, held))
+            self._again(former, former.flow.withdraw(ends))
         self._tell(None)
         self._watch()
         node.schedule()
@@ -164,31 +164,62 @@ class Turn:
             residents.failure = residents.failure or str(error)
             _log.error("the Plan in force could not be loaded: %s; apply another one", error)
         node.welcome(residents.now)
+        to_run, self._to_run = self._to_run, []
+        for former, sample, held in to_run:
+            if residents.now is not None:
+                self._run_again(residents.now, former, sample, held)
+            elif isinstance(former.flow, Forwarder):
+                former.flow.failed(sample, held)
         parked, self._parked = self._parked, []
         for link, part, arrived_ns in parked:
             node.body(link, part, arrived_ns, 0)
         self._resumed.set()
         self.on_state()
 
-    async def _again(self, former: Resident, sample: SampleId, held: Held) -> None:
-        """A sample that was captured ahead of its Plan: run it under the one that it belongs to."""
-        row, node = held.row, self._node
-        assert row.image is not None
-        try:
-            resident = await self.resident_of(sample)
-            part, spans = await node.run_view(resident, row.name, row.image)
-            own = list(row.own_ns)
-            for span in (PREPROCESS, SECTION):
-                own[span] += spans[span]
-            logits_K = part[LOGITS][0] if LOGITS in part else None
-            feature = part[FEATURE][0] if FEATURE in part else None
-            again = replace(row, logits_K=logits_K, feature=feature, own_ns=tuple(own), image=None)
-            resident.flow.local(row.name, sample, again, held.deadline_ns)
-        except TierlineError as error:
-            _log.warning("view %s, sample %s: %s", row.name, sample, error)
-            assert isinstance(former.flow, Forwarder)
-            former.flow.failed(sample, held)
-        node.schedule()
+    def _again(self, former: Resident, withdrawn: list[tuple[SampleId, Held]]) -> None:
+        """Samples that were captured ahead of their Plan: run them under the one that they belong to. In order, and
+        before anything newer of their views: a junction takes a view that goes back for one that has skipped samples.
+        """
+        for sample, held in withdrawn:
+            resident = self.residents.of_sample(sample)
+            if resident is None:
+                self._to_run.append((former, sample, held))
+            else:
+                self._run_again(resident, former, sample, held)
+        self._node.schedule()
+
+    def _run_again(self, resident: Resident, former: Resident, sample: SampleId, held: Held) -> None:
+        node, view = self._node, held.row.name
+
+        def done(result: tuple[Arrays, list[int]], error: BaseException | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                resident.flow.local(view, sample, _with(held.row, *result), held.deadline_ns)
+            except TierlineError as why:
+                _log.warning("view %s, sample %s: %s", view, sample, why)
+                assert isinstance(former.flow, Forwarder)
+                former.flow.failed(sample, held)
+
+        assert held.row.image is not None
+        work = node.view_job(resident, view, held.row.image)
+        if node.runs_inline(resident, view):
+            result: tuple[Arrays, list[int]] = {}, []
+            try:
+                result = work()
+            except TierlineError as raised:
+                done(result, raised)
+            else:
+                done(result, None)
+            return
+
+        def ran(result: tuple[Arrays, list[int]], error: BaseException | None) -> None:
+            resident.num_running -= 1
+            done(result, error)
+            node.pump()
+
+        resident.num_running += 1
+        node.worker.submit(work, ran)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -200,8 +231,19 @@ class Turn:
         self.on_state()
 
     def close(self) -> None:
-        """Stop looking; what is in flight is answered by whoever closes the flows."""
+        """Stop looking; what is in flight is answered by whoever closes the flows, what waits for a Section here."""
+        for former, sample, held in self._to_run:
+            if isinstance(former.flow, Forwarder):
+                former.flow.failed(sample, held)
         if self._look is not None:
             self._look.cancel()
         for task in self._tasks:
             task.cancel()
+
+
+def _with(row: PartRow, part: Arrays, spans: list[int]) -> PartRow:
+    """A part with the outputs of another Section; what the first one took was spent, too."""
+    own = [spent + more for spent, more in zip(row.own_ns, spans, strict=True)]
+    logits_K = part[LOGITS][0] if LOGITS in part else None
+    feature = part[FEATURE][0] if FEATURE in part else None
+    return replace(row, logits_K=logits_K, feature=feature, own_ns=tuple(own), image=None)
