@@ -316,7 +316,7 @@ def test_without_memory_for_two_samples_pause(
 
     async def scenario() -> None:
         world = World(tmp_path, a)
-        world.memory = {"edge": one + (9 << 20), "device-left": one + 1}
+        world.memory = {"edge": one + (6 << 20), "device-left": one + (1 << 20)}
         async with world:
             await world.until_more(1)
             made = await world.apply(c)
