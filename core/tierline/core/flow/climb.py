@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from tierline.core.flow import journey as j
+from tierline.core.flow.above import Above
 from tierline.core.flow.coding import encode_fused
 from tierline.core.flow.journey import Journey, State
 from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
@@ -58,6 +59,7 @@ class Climb:
         self._waiting: dict[int, list[Journey]] = defaultdict(list)
         """By the level whose features they hold."""
         self._busy: set[int] = set()
+        self.above = Above()
 
     def can(self, journey: Journey, level: int) -> bool:
         """Whether level's Section can still answer; if not, the best exit so far does, marked degraded."""
@@ -66,8 +68,12 @@ class Climb:
         reason = ""
         if not self._port.parent_is_up():
             reason = "no_parent"
-        elif self._clock.now_ns() + self._port.parent_rtt_ns() > journey.deadline_ns:
-            reason = "deadline"
+        else:
+            now_ns = self._clock.now_ns()
+            if now_ns + self._port.parent_rtt_ns() > journey.deadline_ns or self.above.is_too_late(
+                now_ns, journey.deadline_ns
+            ):
+                reason = "deadline"
         if reason:
             self._answer(journey, reason)
         return not reason

@@ -12,6 +12,7 @@ import numpy as np
 
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
+from tierline.core.flow.above import Above
 from tierline.core.flow.coding import decode_outputs, encode_feature, encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, Answered, Memory, PartRow, count_degraded, is_beyond
 from tierline.core.flow.levels import LOGITS, Levels, stack
@@ -63,6 +64,7 @@ class Forwarder:
         self._timers = Timers(self._held)
         self._unsent: dict[str, list[SampleId]] = defaultdict(list)
         self._sent_ns = 0
+        self._above = Above()
         self._result_spec = levels[levels.root_level].logits_spec
         self.use(plan)
 
@@ -96,9 +98,13 @@ class Forwarder:
             self._send(view, [s for s in samples if (view, s) in self._held])
 
     def _send(self, view: str, samples: list[SampleId]) -> None:
+        started_ns = self._clock.now_ns()
+        late = [s for s in samples if self._above.is_too_late(started_ns, self._held[view, s].deadline_ns)]
+        for sample in late:
+            self._alone(view, sample, "deadline")
+        samples = [sample for sample in samples if sample not in late] if late else samples
         if not samples:
             return
-        started_ns = self._clock.now_ns()
         held = [self._held[view, sample] for sample in samples]
         logits = np.stack([x.row.logits_K for x in held if x.row.logits_K is not None])
         reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
@@ -154,6 +160,7 @@ class Forwarder:
                 self.counts["late"] += 1
                 continue
             above = tuple((hop.node, hop.tier, tuple(hop.rows_ns[row])) for hop in verdict.hops)
+            self._above.took(arrived_ns - x.posted_ns)
             x.spans_ns[j.SEND] += max(0, arrived_ns - x.posted_ns - (above[0][2][0] if above else 0))
             x.spans_ns[j.DECODE] += now_ns - arrived_ns
             answered = Answered(
@@ -196,6 +203,8 @@ class Forwarder:
         for key, kind in self._timers.due(now_ns):
             x = self._held.get(key)
             if x is not None and x.deadline_ns <= now_ns:
+                if x.posted_ns:
+                    self._above.took(now_ns - x.posted_ns)
                 self._alone(*key, kind)
 
     @property

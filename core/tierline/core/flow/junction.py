@@ -176,6 +176,7 @@ class Junction:
                 continue
             above = tuple(m.HopTimes(hop.node, hop.tier, (hop.rows_ns[row],)) for hop in verdict.hops)
             residence_ns = above[0].rows_ns[0][0] if above else 0
+            self._climb.above.took(arrived_ns - journey.mark_ns)
             journey.spend(j.SEND, max(0, arrived_ns - journey.mark_ns - residence_ns))
             journey.spend(j.DECODE, now_ns - arrived_ns)
             journey.mark_ns = now_ns
@@ -233,6 +234,8 @@ class Junction:
             if journey is None:
                 continue
             if kind == DEADLINE:
+                if journey.state is State.UP:
+                    self._climb.above.took(now_ns - journey.mark_ns)
                 self._answers.give_up(journey, "deadline")
             elif journey.state is State.JOIN:
                 if self._attendance.still_waits(journey.parts.keys(), now_ns):
