@@ -211,9 +211,10 @@ class Forwarder:
     def num_open(self) -> int:
         return len(self._held)
 
-    def accepts(self, version: int) -> bool:
-        """Whether rows made under this version of the Plan fit here: a device has no children that send any."""
-        return version == self.plan.version
+    @property
+    def versions(self) -> set[int]:
+        """Of the Plan: rows made under these fit here. A device has no children that send any."""
+        return {self.plan.version}
 
     def holds(self, sample: SampleId) -> bool:
         """Whether a view of this sample is in flight here."""

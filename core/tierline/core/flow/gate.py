@@ -19,21 +19,17 @@ class Gate:
         """The Bundle's view that each view of the Plan plays."""
         self._node, self._placement, self._levels, self._attendance = node, placement, levels, attendance
         self._plan = 0
-        self._accepted_plans: set[int] = set()
+        self.accepted_plans: set[int] = set()
         """Versions that share our structure: rows made under an older one still fit."""
 
     def use(self, plan: Plan) -> None:
         self._plan = plan.version
-        self._accepted_plans.add(plan.version)
+        self.accepted_plans.add(plan.version)
         self.roles = {view: role for node in plan.nodes.values() for view, role in node.views.items()}
-
-    def accepts(self, plan: int) -> bool:
-        """Whether rows made under this version fit here."""
-        return plan in self._accepted_plans
 
     def read(self, child: str, part: m.Part) -> tuple[Array | None, Array | None, str]:
         """Logits, features and the Bundle's part name. Raises PlanError or CodecError for a part with no place here."""
-        if part.plan not in self._accepted_plans:
+        if part.plan not in self.accepted_plans:
             raise PlanError(f"made under plan {part.plan}, this node runs plan {self._plan}")
         if part.fused:
             if self._placement.joins:

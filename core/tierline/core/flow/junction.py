@@ -117,8 +117,19 @@ class Junction:
             elif journey.state is State.PULL:
                 self._pulls.lost(journey, child)
 
-    def part(self, child: str, part: m.Part, arrived_ns: int) -> None:
-        """Rows of one view, or fused features of a junction below."""
+    def part(self, child: str, part: m.Part, arrived_ns: int, ends: SampleId | None = None) -> None:
+        """Rows of one view, or fused features of a junction below. `ends`: of rows made under a Plan that is gone."""
+        beyond = self.ends or ends
+        if beyond is not None and not part.fused and any(is_beyond(sample, beyond) for sample in part.ids):
+            if not all(is_beyond(sample, beyond) for sample in part.ids):
+                self._part(child, part, arrived_ns, beyond)
+            # Nothing answers rows that will be sent again. Any message acknowledges these, which their sender may be
+            # waiting for before it sends more.
+            self._port.to_child(child, m.Refused(part.level, part.name, (), PlanError.code, "made under another Plan"))
+            return
+        self._part(child, part, arrived_ns, None)
+
+    def _part(self, child: str, part: m.Part, arrived_ns: int, beyond: SampleId | None) -> None:
         try:
             logits_BK, feature_B, name = self._gate.read(child, part)
         except TierlineError as error:
@@ -127,10 +138,8 @@ class Junction:
         decode_ns = self._clock.now_ns() - arrived_ns
         if part.fused and feature_B is not None and self._short.take(child, part, feature_B, arrived_ns, decode_ns):
             return
-        withheld = False
         for row, sample in enumerate(part.ids):
-            if self.ends is not None and not part.fused and is_beyond(sample, self.ends):
-                withheld = True
+            if beyond is not None and is_beyond(sample, beyond):
                 continue
             logits_K = None if logits_BK is None else logits_BK[row]
             feature = None if feature_B is None else feature_B[row]
@@ -142,10 +151,6 @@ class Junction:
                 arrived_ns + int(part.budget_ms[row] * 1e6),
                 part.num_views[row] if part.fused else 0,
             )
-        if withheld:
-            # Nothing answers these rows here. Any message acknowledges theirs, which their sender may be waiting for
-            # before it sends more.
-            self._port.to_child(child, m.Refused(part.level, part.name, (), PlanError.code, "made under another Plan"))
 
     def local(self, view: str, sample: SampleId, row: PartRow, deadline_ns: int) -> None:
         """A view that this node captured and ran through its own level-0 Section. Raises AdmissionRefused."""
@@ -255,9 +260,10 @@ class Junction:
     def num_open(self) -> int:
         return len(self._open)
 
-    def accepts(self, version: int) -> bool:
-        """Whether rows made under this version of the Plan fit here."""
-        return self._gate.accepts(version)
+    @property
+    def versions(self) -> set[int]:
+        """Of the Plan: rows made under these fit here."""
+        return self._gate.accepted_plans
 
     def holds(self, sample: SampleId) -> bool:
         """Whether this sample is in flight here."""

@@ -211,7 +211,8 @@ class Node:
             if resident is None:
                 self.turn.park(link, body, arrived_ns)
             elif link is not self.parent and isinstance(resident.flow, Junction):
-                resident.flow.part(link.peer, body, arrived_ns)
+                ends = None if body.plan in resident.flow.versions else residents.ended_at(body.plan)
+                resident.flow.part(link.peer, body, arrived_ns, ends)
         else:
             for resident in residents.all() if residents.is_single() else self._concerned(body):
                 if link is self.parent:

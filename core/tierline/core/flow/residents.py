@@ -13,6 +13,7 @@ is new waits, what is older ends, and then the Sections are swapped.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from tierline.core.types import SampleId
 _log = logging.getLogger("tierline.plan")
 MAX_LINGER_NS = 30_000_000_000
 """A view that does not reach the number where the new Plan begins is waited for a sample's time, but no longer."""
+MAX_RETIRED = 8
+"""Plans whose last rows may still be on their way."""
 FORCE_AFTER_NS = 60_000_000_000
 """Then what is still in flight of a former Plan is answered by its best exit so far."""
 
@@ -75,6 +78,7 @@ class Residents:
         """Why the Plan in force could not be loaded after a pause."""
         self._lines, self._engine = lines, engine
         self._former: list[_Former] = []
+        self._retired: deque[tuple[frozenset[int], SampleId]] = deque(maxlen=MAX_RETIRED)
         self._memory = Memory(lines.clock.now_ns())
         self._loader = Worker("loader")
 
@@ -94,7 +98,12 @@ class Residents:
         if waiting is not None and version >= waiting.plan.version:
             return None
         found = self.all()
-        return next((resident for resident in found if resident.flow.accepts(version)), found[0] if found else None)
+        return next((resident for resident in found if version in resident.flow.versions), found[0] if found else None)
+
+    def ended_at(self, version: int) -> SampleId | None:
+        """Where the ids of a version that is gone ended. Its senders had heard of that, and said so on another stream,
+        while rows that they were going to send again were still on their way."""
+        return next((ends for versions, ends in self._retired if version in versions), None)
 
     def holding(self, ids: Iterable[SampleId]) -> list[Resident]:
         """Who has these samples in flight; else the one for new samples."""
@@ -206,6 +215,8 @@ class Residents:
             # A batch on the thread still uses the engines.
             if done or (now_ns >= former.force_at_ns and not resident.num_running):
                 resident.close()
+                if resident.ends is not None:
+                    self._retired.append((frozenset(resident.flow.versions), resident.ends))
             else:
                 kept.append(former)
         went = len(kept) < len(self._former)
