@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tierline.cloud.config import CloudConfig
+from tierline.cloud.drift import Drift, measured
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.cloud.plans import PlanStore
 from tierline.cloud.shelf import Shelf
@@ -27,6 +28,8 @@ from tierline.core.plan import Hierarchy, Plan, make_plan
 from tierline.core.protocols import Outcome
 
 LOG = logging.getLogger("tierline.cloud")
+LOOK_S = 1.0
+"""Between two looks at what nodes measure."""
 
 Ready = Callable[[dict[str, Any]], None]
 
@@ -61,6 +64,8 @@ class Server:
         model = open_inference_handler(Whole(self.host.node, engine), own_version())
         self.host.listener.server.add_generic_rpc_handlers((model,))
         self._tls = tls
+        self.on_drift: Callable[[Sequence[str]], None] = _say
+        """Hears what has left the ranges that the Plan in force was chosen for."""
         self._shelf = Shelf(config.state_dir)
         self._plans = PlanStore(config.state_dir, self._shelf)
         if self._store is not None:
@@ -86,11 +91,23 @@ class Server:
                 line["enrol"] = f"{self._config.enrol.listen.rpartition(':')[0]}:{port}"
             LOG.info("plan %d of %s for %d nodes", plan.version, plan.model, len(plan.nodes))
             ready(line)
-            await asyncio.Event().wait()
+            await self._watch()
         finally:
             if enrolment is not None:
                 await enrolment.stop(0.5)
             await self.host.stop()
+
+    async def _watch(self) -> None:
+        """Until cancelled: compare what nodes measure with what the Plan was chosen for."""
+        drift = Drift()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            plan = self._plans.in_force()
+            if plan.valid:
+                status = measured(self.host.desk.status_record())
+                found = drift.look(self.host.clock.now_ns() / 1e9, plan.version, plan.valid, status)
+                if found:
+                    self.on_drift(found)
 
     def _use(self, plan: Plan) -> None:
         """Other knobs: here at once, at every node below with the next heartbeat of each link on its way."""
@@ -106,6 +123,10 @@ def load(config: CloudConfig) -> tuple[Bundle, Plan, Hierarchy]:
     hierarchy, join = load_hierarchy(Path(config.hierarchy))
     plan = make_plan(hierarchy, bundle.manifest, bundle.digest, join=join)
     return bundle, with_knobs(plan, bundle.manifest, config.plan, plan.version), hierarchy
+
+
+def _say(drifted: Sequence[str]) -> None:
+    LOG.warning("another Plan may be better: %s", "; ".join(drifted))
 
 
 def _no_views(outcome: Outcome) -> None:

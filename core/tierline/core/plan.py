@@ -111,6 +111,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget_ms: float = 5000.0
     """Time a sample has from capture to answer, unless its source says otherwise."""
     max_batch: int = 64
+    valid: dict[str, tuple[float, float]] = {}
+    """Ranges of what was measured when it was chosen, such as `rtt_ms:NODE`: the round trip from a node to its parent.
+    Outside of them another Plan may be better."""
 
     def placement(self, node_id: str) -> Placement:
         try:

@@ -78,6 +78,7 @@ class Residents:
         """Why the Plan in force could not be loaded after a pause."""
         self._lines, self._engine = lines, engine
         self._former: list[_Former] = []
+        self._all: list[Resident] = []
         self._retired: deque[tuple[frozenset[int], SampleId]] = deque(maxlen=MAX_RETIRED)
         self._memory = Memory(lines.clock.now_ns())
         self._loader = Worker("loader")
@@ -86,18 +87,23 @@ class Residents:
 
     def all(self) -> list[Resident]:
         """The one for new samples first."""
+        return self._all
+
+    def _list(self) -> None:
+        """Note who is here: it is asked for several times per message."""
         now = [self.now] if self.now is not None else []
-        return now + [former.resident for former in reversed(self._former)]
+        self._all = now + [former.resident for former in reversed(self._former)]
 
     def is_single(self) -> bool:
         return not self._former
 
     def of_version(self, version: int) -> Resident | None:
         """Which one takes rows made under this version; None where they have to wait for it."""
-        waiting = self.waiting
+        waiting, found = self.waiting, self._all
+        if waiting is None and len(found) == 1:
+            return found[0]
         if waiting is not None and version >= waiting.plan.version:
             return None
-        found = self.all()
         return next((resident for resident in found if version in resident.flow.versions), found[0] if found else None)
 
     def ended_at(self, version: int) -> SampleId | None:
@@ -148,6 +154,7 @@ class Residents:
             old.close()
         self._former.clear()
         self.now, self.plan, self.bundle, self.waiting, self.failure = resident, plan, bundle, None, ""
+        self._list()
 
     async def prepare(self, plan: Plan, bundle: Bundle) -> Prepared:
         """Load what the Plan places here. Raises AdmissionRefused where not even this alone fits, and what loading
@@ -201,6 +208,7 @@ class Residents:
             self.waiting = None
             self.now = Resident(self._lines, prepared.plan, prepared.loaded, self._memory)
             prepared.loaded.release()  # the resident holds it
+        self._list()
         return former
 
     def retire(self, below_is_settled: Callable[[int], bool]) -> bool:
@@ -220,7 +228,9 @@ class Residents:
             else:
                 kept.append(former)
         went = len(kept) < len(self._former)
-        self._former = kept
+        if went:
+            self._former = kept
+            self._list()
         return went
 
     async def swap(self) -> None:
@@ -236,6 +246,7 @@ class Residents:
         if waiting.newer is not None:
             self.now.flow.use(waiting.newer)
         self.waiting = None
+        self._list()
         _log.warning("plan %d: goes on, after a pause", waiting.plan.version)
 
     def close(self) -> None:
@@ -244,6 +255,7 @@ class Residents:
         for resident in self.all():
             resident.close()
         self.now, self._former = None, []
+        self._list()
         self._loader.close()
 
     # --- inside -----------------------------------------------------------------------------------------------
