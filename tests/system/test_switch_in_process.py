@@ -22,7 +22,7 @@ from tierline.cloud.server import Server, load
 from tierline.cloud.shelf import Shelf
 from tierline.cloud.switch import Switcher
 from tierline.core.bundle import MANIFEST, Bundle, write_bundle
-from tierline.core.errors import BundleError, PlanError, TierlineError
+from tierline.core.errors import BundleError, EngineError, PlanError, TierlineError
 from tierline.core.flow import residents
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
@@ -326,6 +326,35 @@ def test_without_memory_for_two_samples_pause(
             await world.until_more(2)
             assert await plans_of(world) == {2}
             check(world.records(), {1: a, 2: c})
+
+    asyncio.run(scenario())
+
+
+def test_a_plan_that_cannot_be_loaded_after_the_pause_is_followed_by_another(
+    tmp_path: Path, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed, so there is no way back for it: the node says what is wrong, and waits for the next one."""
+    a, _, c = bundles
+    one = 100 << 20
+    monkeypatch.setattr(residents, "resident_bytes", lambda: one)
+
+    async def scenario() -> None:
+        world = World(tmp_path, a)
+        world.memory = {"edge": one + (6 << 20)}
+        async with world:
+            await world.until_more(1)
+            edge = world.agents["edge"].node
+
+            async def fail() -> None:
+                raise EngineError("out of memory")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(edge.residents, "swap", fail)
+                await world.apply(c)
+                await world.until("it failed", lambda: edge.turn.state().state == "failed")
+            assert edge.turn.state().message == "out of memory" and edge.flow is None
+            assert (await change_plan(world.cloud, rollback_to=1))["version"] == 3
+            await world.until_more(3)
 
     asyncio.run(scenario())
 

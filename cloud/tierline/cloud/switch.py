@@ -173,8 +173,8 @@ class Switcher:
             desk = self._host.desk
             connected = {name for name, record in desk.status_record().items() if record.get("connected", True)}
             states = desk.states()
-            if not version:  # whatever it is: only `wanted` counts
-                states = tuple(NodeState(x.node, 0, x.state, x.message) for x in states)
+            if not version:  # whatever it is: only `wanted` counts, and another Plan is what helps a node that failed
+                states = tuple(NodeState(x.node, 0, "settled" if x.state == "failed" else x.state) for x in states)
             found = judge(connected, states, version, wanted)
             if own is not None and not own.done() and found.done:
                 found = Judgement(False, "", (self._host.node.id,))

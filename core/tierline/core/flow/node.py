@@ -201,8 +201,8 @@ class Node:
     def body(self, link: Link, body: m.Body, arrived_ns: int, decode_ns: int) -> None:
         """Anything a peer said; wrong peers are told, never obeyed."""
         residents = self.residents
-        if residents.plan is None:
-            return
+        if not residents.all() and residents.waiting is None:
+            return  # no Plan yet, or closed
         if isinstance(body, m.CaptureNow):
             if link is self.parent:
                 self.on_capture_now(body)

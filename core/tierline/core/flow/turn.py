@@ -115,6 +115,8 @@ class Turn:
         node.welcome(self.residents.now)
         if self.residents.now is None:
             self._resumed.clear()
+        else:
+            self._resumed.set()
         if former is not None and isinstance(former.flow, Forwarder) and ends is not None:
             self._again(former, former.flow.withdraw(ends))
         self._tell(None)
@@ -127,8 +129,8 @@ class Turn:
     async def resident_of(self, sample: SampleId) -> Resident:
         """Where a capture belongs, once it is loaded. Raises EngineError where loading failed."""
         while (found := self.residents.of_sample(sample)) is None:
-            if self.residents.failure:
-                raise EngineError(f"{self._node.id}: {self.residents.failure}")
+            if self.residents.failure or self.residents.waiting is None:
+                raise EngineError(f"{self._node.id}: {self.residents.failure or 'is being stopped'}")
             await self._resumed.wait()
         return found
 
@@ -235,6 +237,9 @@ class Turn:
         for former, sample, held in self._to_run:
             if isinstance(former.flow, Forwarder):
                 former.flow.failed(sample, held)
+        self._to_run.clear()
+        self.residents.waiting = None
+        self._resumed.set()
         if self._look is not None:
             self._look.cancel()
         for task in self._tasks:
