@@ -70,6 +70,8 @@ class World:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.cloud = self.edge = ""
         self.memory: dict[str, int] = {}
+        self._offsets: Counter[Path] = Counter()
+        self._records: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> World:
         await self.start_cloud()
@@ -97,7 +99,7 @@ class World:
 
     async def start(self, name: str, view: str = "") -> None:
         parent, listen = (self.edge, "") if view else (self.cloud, self.edge or "127.0.0.1:0")
-        uri = f"dataset:{self.folder / view}.npz?loop=true&rate=400"
+        uri = f"dataset:{self.folder / view}.npz?loop=true&rate=150"
         config = AgentConfig(
             schema=1,
             node=Node(name, parent, str(self.folder / name), listen),
@@ -127,8 +129,15 @@ class World:
         return await change_plan(self.cloud, settings=SET, bundle=bundle, **more)
 
     def records(self) -> list[dict[str, Any]]:
-        texts = [path.read_text() for path in self.folder.glob("*.jsonl")]
-        return [json.loads(line) for text in texts for line in text[: text.rfind("\n") + 1].splitlines()]
+        """What the devices' sinks have got, whole lines."""
+        for path in self.folder.glob("*.jsonl"):
+            with path.open("rb") as file:
+                file.seek(self._offsets[path])
+                chunk = file.read()
+            whole = chunk[: chunk.rfind(b"\n") + 1]
+            self._offsets[path] += len(whole)
+            self._records += map(json.loads, whole.splitlines())
+        return self._records
 
     async def until(self, what: str, holds: Any) -> Any:
         for _ in range(int(WITHIN_S / 0.02)):
