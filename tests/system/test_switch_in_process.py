@@ -348,7 +348,8 @@ def test_a_plan_that_cannot_be_loaded_after_the_pause_is_followed_by_another(
     monkeypatch.setattr(residents, "resident_bytes", lambda: one)
 
     async def scenario() -> None:
-        world = World(tmp_path, a)
+        # Refused views run ahead of one another: let nobody wait long for them afterwards.
+        world = World(tmp_path, a, 'by = "sequence"\nwindow_ms = 50')
         world.memory = {"edge": one + (6 << 20)}
         async with world:
             await world.until_more(1)
