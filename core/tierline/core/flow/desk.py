@@ -120,7 +120,9 @@ class Desk:
     def _below_is_settled(self, version: int) -> bool:
         for child in self.node.children:
             own = next((state for state in self._states.get(child, ()) if state.node == child), None)
-            if own is None or own.version < version or (own.version == version and own.state != "settled"):
+            if own is None or own.version < version:
+                return False
+            if own.version == version and own.state not in ("settled", "failed"):  # who failed brings nothing older
                 return False
         return True
 
