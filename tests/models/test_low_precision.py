@@ -78,6 +78,12 @@ def test_activations_remember_their_range_for_evaluation() -> None:
     assert torch.allclose(layer(10 * x).amin(), layer.lo, atol=1e-4)
 
 
+def test_a_layer_that_never_trained_evaluates_by_the_batch() -> None:
+    layer, x = Activation8().eval(), normal(6, 30)
+    y = layer(x)
+    assert torch.allclose(y.amax(), x.amax(1).mean(), atol=1e-4) and torch.equal(layer.hi, torch.zeros(()))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "x"),
     [
