@@ -110,11 +110,11 @@ class Processes:
         start = stage.population.start
         counted = [SERVER] if stage.is_asynchronous else list(stage.rules)
         tally = _Tally(list(stage.rules), in_step=not stage.is_asynchronous)
-        first = stage.rules[stage.workers[0]]  # as all of them
-        first.start(start, NodeInfo(stage.workers[0], tuple(stage.rules), frozenset(), frozenset()))
+        for me, rule in stage.rules.items():  # some begin with another model than the one they are given
+            rule.start(start, NodeInfo(me, tuple(stage.rules), frozenset(), frozenset()))
         measured = [SERVER] if stage.has_server else []
         measured += stage.workers if stage.is_measured(stage.workers[0], measure.metrics) else ()
-        for row in stage.read(measure.metrics, 0, dict.fromkeys(measured, start), tally.counts):
+        for row in stage.read(measure.metrics, 0, {me: stage.rules[me].x for me in measured}, tally.counts):
             keeper.note(row)
         for round in range(1, rounds + 1):
             if round % measure.every and round < rounds:
