@@ -199,6 +199,55 @@ def test_an_asynchronous_strategy_counts_its_servers_steps(file: Path, tmp_path:
     assert last["virtual_time_s"] == pytest.approx(16.0)
 
 
+SEARCH = """
+[search]
+seed   = 7
+rounds = 2
+values = { "train.optimizer.lr" = [0.0, 0.5, 1e30], "train.batch_size" = [64, 128] }
+"""
+
+
+def test_open_values_are_tried_on_a_seed_of_their_own(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(
+        EXPERIMENT.replace('gossip = { name = "d_psgd" }', 'gossip = { name = "d_psgd" }\nsearch = {}') + SEARCH
+    )
+    assert train(file, tmp_path / "runs", "--arm", "avg", "--arm", "ring") == 0
+    printed = capsys.readouterr()
+    avg, ring = json.loads(printed.out)["arms"]
+    assert avg["train.optimizer.lr"] == 0.5 and "train.optimizer.lr" not in ring
+    assert not (tmp_path / "runs" / "ring" / "search").exists()
+    tried = {path.stem: lines(path) for path in (tmp_path / "runs" / "avg" / "search").iterdir()}
+    assert len(tried) == 6
+    head, *_, end = tried["train.optimizer.lr=0.5,train.batch_size=64"]
+    assert (head["seed"], head["measured_on"], end["status"]) == (7, "validation", "complete")
+    assert head["setting"]["train"]["rounds"] == 2 and head["setting"]["train"]["batch_size"] == 64
+    reached = {
+        name: [row["value"] for row in found if row.get("metric") == "test_accuracy"][-1]
+        for name, found in tried.items()
+        if found[-1]["status"] == "complete"
+    }
+    chosen = max(reached, key=reached.__getitem__)
+    assert chosen == f"train.optimizer.lr={avg['train.optimizer.lr']},train.batch_size={avg['train.batch_size']}"
+    head = lines(tmp_path / "runs" / "avg" / "seed-0.jsonl")[0]
+    assert head["setting"]["train"]["optimizer"]["lr"] == 0.5 and head["setting"]["train"]["rounds"] == 4
+    # Once more: nothing is trained again but what has failed, and the choice stays.
+    assert train(file, tmp_path / "runs", "--arm", "avg", "--resume") == 0
+    assert json.loads(capsys.readouterr().out)["arms"][0] == avg
+    assert train(file, tmp_path / "procs", "--arm", "avg", "--on", "processes") == 2
+    assert "trials are simulated only" in capsys.readouterr().err
+
+
+def test_an_arm_may_search_options_of_its_rule(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(
+        EXPERIMENT + SEARCH + '[[arm]]\nid = "c"\ngossip = { name = "choco" }\nsearch."gossip.gamma" = [0.2]\n'
+    )
+    assert train(file, tmp_path / "runs", "--arm", "c") == 0
+    assert json.loads(capsys.readouterr().out)["arms"][0]["gossip.gamma"] == 0.2
+    assert lines(tmp_path / "runs" / "c" / "seed-0.jsonl")[0]["gossip"] == {"name": "choco", "gamma": 0.2}
+
+
 BAD = [
     ('"shards"', '"shard"', r'no such partition: \'shard\'; nearest is "shards"'),
     ("per_worker = 2", "per_workr = 2", "partition 'shards': no option 'per_workr'"),
@@ -215,6 +264,24 @@ BAD = [
     ('"best_test_accuracy"', '"accuracy"', r"expect\[1\].metric: no metric 'accuracy'"),
     ("num_workers = 5", "num_workers = 0", r"train.num_workers = 0: expected a whole number >= 1"),
     ("num_workers = 5", "num_workers = 5000", "1222 samples cannot be dealt to 5000 workers"),
+    (
+        "[measure]",
+        '[search]\nseed = 0\nvalues = { "train.optimizer.lr" = [0.1] }\n[measure]',
+        "seed 0 is one of train.seeds",
+    ),
+    (
+        "[measure]",
+        '[search]\nseed = 7\nvalues = { "train.optimizer.rl" = [0.1] }\n[measure]',
+        'no such key; nearest is "lr"',
+    ),
+    (
+        "[measure]",
+        '[search]\nseed = 7\nvalues = { "trian.lr" = [0.1] }\n[measure]',
+        'trian: no such key; nearest is "train"',
+    ),
+    ("[measure]", '[search]\nseed = 7\nvalues = { "rounds" = [2] }\n[measure]', "search: no key 'rounds'; write one"),
+    ("[measure]", '[search]\nseed = 7\nvalues = { "train.rounds" = [] }\n[measure]', "search.values"),
+    ("train.rounds = 6", 'search."train.rounds" = [1]', r"write a table \[search\] with the seed"),
     ("momentum = 0.5", "momentum = 1.5", r"job: momentum = 1\.5 must be in \[0, 1\)"),
 ]
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.processes import Processes, Request
 from tierline.cli.experiment.record import Record, Row, digest
 from tierline.cli.experiment.scene import check, data_name, scene
+from tierline.cli.experiment.search import Trial, Values, best, on_validation, short, trials
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
 from tierline.core.catalog import nearest
@@ -48,34 +50,39 @@ def run_experiment(
     check_claims(experiment.expect, known)
     for arm in chosen:
         check(arm, settings[arm.id], path.parent)
-    datasets: dict[tuple[str, int], Dataset] = {}
+    open_values = {arm.id: trials(experiment, arm, settings[arm.id], path.parent) for arm in chosen}
+    if on_processes and any(open_values.values()):
+        raise ConfigError('search: trials are simulated only; leave search out, or run with "--on simulate"')
+    data = _Data(path.parent)
     runs: dict[str, list[Record]] = {}
+    found: dict[str, Values] = {}
     for arm in chosen:
         setting = settings[arm.id]
+        if open_values[arm.id]:
+            head = _head(experiment, arm, setting, 0, path, overrides, on_processes)
+            won = _search(experiment, open_values[arm.id], head, data, out / arm.id / "search", resume=resume)
+            arm, setting, found[arm.id] = won.arm, won.setting, won.values
         for seed in setting.train.seeds:
             head = _head(experiment, arm, setting, seed, path, overrides, on_processes)
             record = Record(out / arm.id / f"seed-{seed}.jsonl", head, resume=resume)
             if not record.is_complete:
-                name = data_name(setting, path.parent)
-                if (name, seed) not in datasets:
-                    datasets = {(name, seed): load(name, seed)}
-                dataset, base = datasets[name, seed], path.parent
+                dataset = data.of(setting, seed)
                 keeper = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
                 with record.until_the_end():
                     if on_processes:
                         folder = out / arm.id / f"seed-{seed}.nodes"
-                        stage = scene(arm, setting, seed, dataset, base)
+                        stage = scene(arm, setting, seed, dataset, path.parent)
                         with Processes(
                             stage, Request(path, overrides, arm.id, seed), folder, resume=resume
                         ) as processes:
                             processes.measure(experiment.measure, keeper)
                         shutil.rmtree(folder)
                     else:
-                        simulate(arm, setting, seed, experiment.measure, dataset, base, keeper)
+                        simulate(arm, setting, seed, experiment.measure, dataset, path.parent, keeper)
                 if record.error:
                     _say(f"{arm.id} seed {seed}: failed: {record.error}")
             runs.setdefault(arm.id, []).append(record)
-    rows = summary(runs, experiment.measure)
+    rows = [row | dict(found.get(row["arm"], {})) for row in summary(runs, experiment.measure)]
     verdicts = judge(experiment.expect, runs, experiment.measure.target)
     if form is Format.TABLE and verdicts:
         emit(rows, form, output)
@@ -83,6 +90,40 @@ def run_experiment(
         emit(verdicts, form, None)
     else:
         emit(rows, form, output, {"experiment": experiment.name, "arms": rows, "expectations": verdicts})
+
+
+class _Data:
+    """The data set of the last run; seeds draw their own validation splits."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self._kept: dict[tuple[str, int], Dataset] = {}
+
+    def of(self, setting: Setting, seed: int) -> Dataset:
+        name = data_name(setting, self.base)
+        if (name, seed) not in self._kept:
+            self._kept = {(name, seed): load(name, seed)}
+        return self._kept[name, seed]
+
+
+def _search(
+    experiment: Experiment, tried: Sequence[Trial], head: dict[str, Any], data: _Data, out: Path, *, resume: bool
+) -> Trial:
+    """Run every trial that has not been run, and return the best."""
+    assert experiment.search
+    seed, records = experiment.search.seed, []
+    for trial in tried:
+        setting, measure = short(trial, experiment)
+        room, rule = trial.arm.rule
+        told = head | {"seed": seed, room: rule, "setting": msgspec.to_builtins(setting), "measured_on": "validation"}
+        record = Record(out / f"{trial.name}.jsonl", told, resume=resume)
+        if not record.is_complete:
+            keeper = _Aloud(record, f"{trial.arm.id} search {trial.name}", "test_accuracy", setting.train.rounds)
+            with record.until_the_end():
+                dataset = on_validation(data.of(setting, seed))
+                simulate(trial.arm, setting, seed, measure, dataset, data.base, keeper)
+        records.append((trial, record))
+    return best(records)
 
 
 class _Aloud:

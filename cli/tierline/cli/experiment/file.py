@@ -21,6 +21,7 @@ Table = dict[str, Any]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
+Choices = Annotated[list[int | float | str | bool], msgspec.Meta(min_length=1)]
 
 METRICS = (
     "test_accuracy",
@@ -94,6 +95,17 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first round whose test accuracy reaches it is told as `rounds_to_target`."""
 
 
+class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Values that each arm tries before it runs; see `search`."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    """Of the trials; none of `train.seeds`."""
+    values: dict[str, Choices] = {}
+    """By key of an arm, such as `train.optimizer.lr`; all combinations are tried."""
+    rounds: Count | None = None
+    """Of a trial; as many as the arm's without it."""
+
+
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     strategy: Table | None = None
@@ -103,6 +115,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: Table = {}
     topology: Table = {}
     world: Table = {}
+    search: dict[str, Choices] | None = None
+    """What it tries instead of `search.values`; nothing where it is empty."""
 
     @property
     def rule(self) -> tuple[str, Table]:
@@ -133,6 +147,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of arms with a gossip rule; a strategy's is a star."""
     world: WorldTable = WorldTable()
     measure: Measure = Measure()
+    search: Search | None = None
     expect: list[Expectation] = []
 
 
