@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.support.linked import Linked
 from torch.nn.functional import cross_entropy
 
 from tierline.core import catalog
@@ -19,6 +22,7 @@ from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids
 from tierline.learning.compute import Job
 from tierline.learning.driver.memory import Memory
+from tierline.learning.rule import Rule
 from tierline.learning.strategy.ddnn import _rows
 from tierline.models.ddnn import DDNN, DDNNConfig
 from tierline.models.train.ddnn import joint_loss
@@ -43,7 +47,7 @@ def build(**how: Any) -> DDNN:
         return DDNN(config)
 
 
-def over_the_links(model: DDNN, job: Job, rounds: int) -> tuple[dict[str, np.ndarray], Memory]:
+def trainers_of(model: DDNN) -> dict[NodeId, LocalTrainer]:
     ids = worker_ids(N)
     loss = partial(cross_entropy, ignore_index=-1)
     trainers = {
@@ -56,11 +60,18 @@ def over_the_links(model: DDNN, job: Job, rounds: int) -> tuple[dict[str, np.nda
     trainers[SERVER] = LocalTrainer(
         FlatModel(RootTier(copy.deepcopy(model))), torch.zeros(S, 1), torch.from_numpy(LABELS)
     )
-    rules = federation("ddnn", N, {"exit_weights": {"edge": 2.0}, "device_weight": 0.5})
-    start = FlatModel(copy.deepcopy(model)).read()
-    driver = Memory(rules, trainers, catalog.make("topology", "star"), start, lr=lambda _: job.lr, job=job)
+    return trainers
+
+
+def rules() -> dict[NodeId, Rule]:
+    return federation("ddnn", N, {"exit_weights": {"edge": 2.0}, "device_weight": 0.5})
+
+
+def over_the_links(model: DDNN, job: Job, rounds: int) -> tuple[dict[str, np.ndarray], Memory]:
+    start, star = FlatModel(copy.deepcopy(model)).read(), catalog.make("topology", "star")
+    driver = Memory(of_nodes := rules(), trainers_of(model), star, start, lr=lambda _: job.lr, job=job)
     driver.run(rounds)
-    return {name: value for rule in rules.values() for name, value in rule.x.items()}, driver
+    return {name: value for rule in of_nodes.values() for name, value in rule.x.items()}, driver
 
 
 def in_one_process(model: DDNN, job: Job, rounds: int) -> dict[str, np.ndarray]:
@@ -99,11 +110,24 @@ def test_joint_training_over_the_links_is_that_of_one_process(job: Job, how: dic
     assert max(float(np.abs(found[name] - expected[name]).max()) for name in expected) < 1e-5
 
 
+def test_streams_give_what_memory_gives(tmp_path: Path) -> None:
+    model, job = build(), Job(batch_size=16, lr=0.05, momentum=0.9)
+    _, driver = over_the_links(model, job, 2)
+    star, x = catalog.make("topology", "star"), FlatModel(copy.deepcopy(model)).read()
+    nodes = tuple(rules())
+    run = Linked(rules, trainers_of(model), star, x, tmp_path, [nodes[:1], nodes[1:3], nodes[3:]], lr=job.lr, job=job)
+    asyncio.run(asyncio.wait_for(run.run(2), 60))
+    found = run.states()
+    for me, state in driver.states().items():
+        assert {name: np.asarray(value).tobytes() for name, value in found[me].items()} == {
+            name: np.asarray(value).tobytes() for name, value in state.items()
+        }
+
+
 def test_a_model_that_is_no_ddnn_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no tensors of its own for .*; .* devices\.0\."):
-        rules = federation("ddnn", 1, {})
         x = Params.from_arrays({"w": np.zeros(2, np.float32)})
-        Memory(rules, {}, catalog.make("topology", "star"), x, lr=lambda _: 0.1)
+        Memory(federation("ddnn", 1, {}), {}, catalog.make("topology", "star"), x, lr=lambda _: 0.1)
 
 
 def test_rows_that_no_device_sends_are_refused() -> None:
