@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,23 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     assert run.read_bytes() == before and json.loads(capsys.readouterr().out) == table
     assert train(file, tmp_path / "runs", "--arm", arm, "--resume", "--set", "train.optimizer.lr=0.3") == 2
     assert "was run with another 'setting'" in capsys.readouterr().err
+
+
+def test_a_run_leaves_no_samples_in_memory_for_the_next(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any) -> Any:
+        assert not [population for population in made if population() is not None]
+        stage = scene(*args)
+        made.append(weakref.ref(stage.population))
+        return stage
+
+    scene = simulating.scene
+    monkeypatch.setattr(simulating, "scene", watched)
+    assert train(file, tmp_path / "runs", "--arm", "avg", "--set", "train.seeds=[0, 1, 2]") == 0
+    assert len(made) == 3
 
 
 def test_a_run_that_diverges_ends_alone(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

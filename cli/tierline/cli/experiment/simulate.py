@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def simulate(
     """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
     without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError; `base` is where
     the experiment's own files lie."""
+    gc.collect()  # drivers, rules and generators of an earlier run hold each other, and with them its samples
     stage = scene(arm, setting, seed, dataset, base)
     losses = _Losses()
     driver = Memory(
