@@ -17,6 +17,8 @@ from tierline.cli.experiment import simulate as simulating
 from tierline.cli.experiment.file import Expectation, Measure, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.record import Record
+from tierline.cli.experiment.scene import check
+from tierline.cli.experiment.search import trials
 from tierline.cli.main import main
 from tierline.core.errors import ConfigError, NodeFailed
 
@@ -369,7 +371,10 @@ def test_an_arm_that_names_another_algorithm_takes_none_of_the_old_options(file:
     assert settings["avg"].train.rounds == 9 and settings["ring"].train.rounds == 6
 
 
-@pytest.mark.parametrize("name", ["byzantine.toml", "digits.toml", "mcmahan-mnist-cnn.toml", "split.toml"])
-def test_the_examples_are_whole(name: str) -> None:
-    experiment, settings = read(ROOT / "examples" / "experiments" / name, [])
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "experiments").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_whole(path: Path) -> None:
+    experiment, settings = read(path, [])
     check_claims(experiment.expect, list(settings))
+    for arm in experiment.arm:
+        check(arm, settings[arm.id], path.parent)
+        trials(experiment, arm, settings[arm.id], path.parent)
