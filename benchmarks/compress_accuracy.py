@@ -146,12 +146,17 @@ def draw(rows: list[Point], title: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6))
-    for row in (row for row in rows if row.early > 0.0):
+    told: set[tuple[float, float]] = set()
+    for place, row in enumerate(row for row in rows if row.early > 0.0):
         colour = "#4477aa" if row.arm.startswith("feedback") or row.arm == "dgc" else "#ee6677"
         for axis, value in ((left, row.late), (right, row.accuracy)):
-            if not np.isnan(value):
+            point = (round(row.bits, 1), round(value, 5))
+            if not np.isnan(value) and point not in told:  # with and without feedback, errors are the same
+                told.add(point)
                 axis.plot(row.bits, value, "o", color=colour)
-                axis.annotate(row.arm, (row.bits, value), (5, 4), textcoords="offset points", fontsize=8)
+                axis.annotate(
+                    row.arm, (row.bits, value), (5, (4, -10)[place % 2]), textcoords="offset points", fontsize=8
+                )
     for row in (row for row in rows if row.early == 0.0):
         right.axhline(row.accuracy, color="#999999", linestyle="--", label="without compression")
     for axis in (left, right):
