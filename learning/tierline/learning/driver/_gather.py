@@ -37,11 +37,6 @@ class Gather:
             return None
         return self._first_ns + round(self.e.within_s * 1e9)
 
-    @property
-    def is_timed(self) -> bool:
-        """Who is in it was decided by time, not by the rule."""
-        return self.e.within_s is not None or (self.e.quorum is not None and self.e.quorum < len(self.e.group))
-
     def add(self, part: Part, now_ns: int) -> None:
         """Raises BadFrame or ShapeMismatch for a part that does not fit; one that is here already changes nothing."""
         members = frozenset(part.members)

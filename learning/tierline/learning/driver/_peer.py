@@ -56,6 +56,8 @@ class Running:
     taken: set[tuple[str, NodeId]] = field(default_factory=set)
     summed: set[str] = field(default_factory=set)
     num_streamed: dict[tuple[str, NodeId], int] = field(default_factory=dict)
+    num_waits: int = 0
+    """Those that time decides, so far."""
     read: set[tuple[str, NodeId, Mark]] = field(default_factory=set)
     """Messages of streams that this turn has taken; gone for good when it finishes."""
 

@@ -28,6 +28,11 @@ class Sum:
     members: set[NodeId] = field(default_factory=set)
     waiting: set[NodeId] = field(default_factory=set)
     closed: bool = False
+    holds: bool = False
+    """Contributions wait until it is known who takes part."""
+    held: list[tuple[NodeId, WeightedSum]] = field(default_factory=list)
+    decided: frozenset[NodeId] | None = None
+    """Who takes part, where that was decided before; nobody: it never closed."""
 
     @property
     def place(self) -> NodeId:
@@ -36,13 +41,27 @@ class Sum:
 
     def add(self, member: NodeId, part: WeightedSum, now_ns: int) -> None:
         """The first contribution of each member counts, until the sum closes."""
+        if self.holds:
+            self.held.append((member, part))
+            return
+        if self.decided is not None and member not in self.decided:
+            return
         if not self.closed and member not in self.members:
             self.since_ns = self.since_ns if self.members else now_ns
             self.members.add(member)
             self.total = part if self.total is None else self.total + part
 
+    def decide(self, decided: frozenset[NodeId] | None, now_ns: int) -> None:
+        """Go on with what was held; `decided` is None where time decides nothing."""
+        self.holds, self.decided = False, decided
+        for member, part in self.held:
+            self.add(member, part, now_ns)
+        self.held.clear()
+
     def close_if_full(self) -> None:
-        if self.asked is not None and len(self.members) >= _quorum(self.asked):
+        if self.decided is not None:
+            self.closed = bool(self.decided) and self.members >= self.decided
+        elif not self.holds and self.asked is not None and len(self.members) >= _quorum(self.asked):
             self.closed = True
 
     def result(self) -> Reduced:
@@ -60,18 +79,31 @@ class Sums:
         schedule: Schedule,
         pipe: Callable[[NodeId, NodeId], Pipe],
         deliver: Callable[[NodeId, Step, str, Reduced], None],
+        *,
+        is_replay: bool,
     ) -> None:
         self._num_nodes = num_nodes
         self._schedule, self._pipe, self._deliver = schedule, pipe, deliver
+        self._is_replay = is_replay
         self._sums: dict[Step, dict[str, Sum]] = {}
         self._num_finished: dict[Step, int] = {}
 
-    def join(self, me: NodeId, step: Step, e: Reduce, where: str) -> tuple[Sum, int]:
-        """Send one contribution up, or ask for the sum, or both; returns the sum and the bytes sent. Raises RuleError
-        where those who take part disagree, BadFrame for a value that cannot be added."""
+    def join(
+        self,
+        me: NodeId,
+        step: Step,
+        e: Reduce,
+        where: str,
+        *,
+        decides: bool = False,
+        decided: frozenset[NodeId] | None = None,
+    ) -> tuple[Sum, int]:
+        """Send one contribution up, or ask for the sum, or both; returns the sum and the bytes sent. In a replay the
+        node that adds up `decides` who takes part. Raises RuleError where those who take part disagree, BadFrame for a
+        value that cannot be added."""
         if not 1 <= _quorum(e) <= len(e.group):
             raise RuleError(f"{where}: a quorum of {e.quorum} out of {len(e.group)} members")
-        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e))
+        shared = self._sums.setdefault(step, {}).setdefault(e.tag, Sum(e, holds=self._is_replay))
         if _terms(shared.first) != _terms(e):
             raise RuleError(f"{where}: members differ in group, receivers, layout or fraction_bits")
         if me in e.to:
@@ -91,10 +123,12 @@ class Sums:
                 shared.add(me, part, now_ns)
             if me in e.to:
                 shared.waiting.add(me)
+            if decides:
+                shared.decide(decided, now_ns)
             shared.close_if_full()
             self._settle(shared, step)
             within_s = shared.asked.within_s if shared.asked else None
-            if shared.members and within_s is not None and not shared.closed:
+            if shared.members and within_s is not None and not shared.closed and not self._is_replay:
                 self._schedule.at(max(now_ns, shared.since_ns + to_ns(within_s)), time_over)
 
         def time_over() -> None:

@@ -8,7 +8,7 @@ A turn that is taken again after a restart hears what it heard, and what it had 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,7 @@ from tierline.learning.driver._gather import Gather, check_total
 from tierline.learning.driver._near import Near, is_directed, seat
 from tierline.learning.driver._outbox import Outbox
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
-from tierline.learning.driver._step import open_exchange, open_reduce, turn_of
+from tierline.learning.driver._step import is_timed, open_exchange, open_reduce, place_of, turn_of
 from tierline.learning.driver.journal import Journal, Report, Saved
 from tierline.learning.effects import Exchange, Inbox, Message, Reduce, Reduced
 from tierline.learning.errors import RuleError
@@ -261,7 +261,7 @@ class LinkNode:
         self._num_bytes += sum(post.num_bytes for post in posts)
         if not wait.expect:
             return {}
-        if e.stream or e.within_s is not None or wait.quorum < len(wait.expect):
+        if is_timed(e):
             decided = self._decided(running)
             if decided is not None:
                 wait.expect, wait.quorum = decided, len(decided)
@@ -292,7 +292,7 @@ class LinkNode:
             part = Part(own.integers, own.weight_units, own.fraction_bits, (self.me,), group)
             self._num_messages += 1
             self._num_bytes += own.integers.nbytes + 8
-        place = _place(e, self._peer.info.nodes)
+        place = place_of(e, self._peer.info.nodes)
         if self.me != place:
             if part is not None:
                 self._outbox.send(running.step, "part", e.tag, [(place, Content(part=part), None)])
@@ -303,9 +303,8 @@ class LinkNode:
         if self.me == place:
             if not 1 <= (len(e.group) if e.quorum is None else e.quorum) <= len(e.group):
                 raise RuleError(f"sum {e.tag!r}: a quorum of {e.quorum} out of {len(e.group)} members")
-            self._gather = gather = Gather(e, None, self._task.max_weight)
-            if gather.is_timed:
-                self._gather = gather = Gather(e, self._decided(running), self._task.max_weight)
+            decided = self._decided(running) if is_timed(e) else None
+            self._gather = gather = Gather(e, decided, self._task.max_weight)
             if part is not None:
                 gather.add(part, now_ns)
             for head, early, arrived_ns in self._parts.pop((running.step, e.tag), []):
@@ -373,8 +372,3 @@ def _content(message: Message) -> Content:
     arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
     numbers = {name: value for name, value in message.items() if not isinstance(value, np.ndarray)}
     return Content(arrays, numbers)
-
-
-def _place(e: Reduce, nodes: Sequence[NodeId]) -> NodeId:
-    """Where a sum is added up: with the first in the run's order of those who want it."""
-    return next(node for node in nodes if node in e.to)
