@@ -127,5 +127,5 @@ def test_a_sum_that_many_want_closes_as_the_first_of_them_had_it() -> None:
 @pytest.mark.parametrize("name", ["fedavg", "median"])
 def test_a_wait_that_had_not_ended_does_not_end(name: str, tmp_path: Path) -> None:
     run = run_of(lambda: federation(name, 4, {"quorum": 2}), tmp_path)
-    with pytest.raises(Deadlock, match="server in turn 0 waits for .*fitted"):
+    with pytest.raises(Deadlock, match=r"server in turn 0 waits for .*fitted"):
         replayed(run, {}, 1)

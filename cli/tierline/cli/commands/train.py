@@ -40,6 +40,9 @@ def train(
     samples: Annotated[int, typer.Option("--samples", min=0, help="Test samples to write beside the model.")] = 0,
     on: Annotated[On, typer.Option("--on", help="Where an experiment runs.")] = On.SIMULATE,
     arm: Annotated[list[str] | None, typer.Option("--arm", help="Run this arm of the file only; repeatable.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Simulate what --on processes left in this --out, and compare.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs of an experiment in --out.")] = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -54,6 +57,8 @@ def train(
 
     if out is None or (file is None) == (data is None):
         raise UsageError("train: needs --out, and either --data or an experiment FILE; see `tierline train --help`")
+    if replay is not None and (file is None or on is not On.SIMULATE):
+        raise UsageError("train: --replay simulates the runs of an experiment FILE; leave --on out")
     check_new_folder("--out", out)
     check_file("--output", output)
     require_torch("train")
@@ -70,6 +75,7 @@ def train(
             form=form,
             output=output,
             on_processes=on is On.PROCESSES,
+            replay=replay,
         )
         return
     assert data is not None

@@ -15,6 +15,7 @@ from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.processes import Processes, Request
 from tierline.cli.experiment.record import Record, Row, digest
+from tierline.cli.experiment.replay import read_replay, record_lines
 from tierline.cli.experiment.scene import check, data_name, scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
@@ -37,8 +38,10 @@ def run_experiment(
     form: Format,
     output: Path | None,
     on_processes: bool = False,
+    replay: Path | None = None,
 ) -> None:
-    """Train, write one metrics file per run into `out`, print the summary. Raises TierlineError."""
+    """Train, write one metrics file per run into `out`, print the summary. `replay` holds runs on processes that are
+    gone through again. Raises TierlineError."""
     experiment, settings = read(path, overrides)
     chosen = [arm for arm in experiment.arm if not arms or arm.id in arms]
     known = [arm.id for arm in experiment.arm]
@@ -53,8 +56,10 @@ def run_experiment(
     for arm in chosen:
         setting = settings[arm.id]
         for seed in setting.train.seeds:
-            head = _head(experiment, arm, setting, seed, path, overrides, on_processes)
-            record = Record(out / arm.id / f"seed-{seed}.jsonl", head, resume=resume)
+            head = _head(experiment, arm, setting, seed, path, overrides, on_processes, replay)
+            file = f"{arm.id}/seed-{seed}.jsonl"
+            again = read_replay(replay / file, head) if replay else None
+            record = Record(out / file, head, resume=resume)
             if not record.is_complete:
                 name = data_name(setting, path.parent)
                 if (name, seed) not in datasets:
@@ -69,9 +74,14 @@ def run_experiment(
                             stage, Request(path, overrides, arm.id, seed), folder, resume=resume
                         ) as processes:
                             processes.measure(experiment.measure, keeper)
+                            record.end_with(record_lines(processes.participants(), processes.models()))
                         shutil.rmtree(folder)
                     else:
-                        simulate(arm, setting, seed, experiment.measure, dataset, base, keeper)
+                        heard = again.participants if again else None
+                        rules = simulate(arm, setting, seed, experiment.measure, dataset, base, keeper, heard)
+                        if again:
+                            again.check(rules)
+                            _say(f"{arm.id} seed {seed}: ends with the models of {again.path}")
                 if record.error:
                     _say(f"{arm.id} seed {seed}: failed: {record.error}")
             runs.setdefault(arm.id, []).append(record)
@@ -103,15 +113,23 @@ class _Aloud:
 
 
 def _head(
-    experiment: Experiment, arm: Arm, setting: Setting, seed: int, path: Path, overrides: list[str], on_processes: bool
+    experiment: Experiment,
+    arm: Arm,
+    setting: Setting,
+    seed: int,
+    path: Path,
+    overrides: list[str],
+    on_processes: bool,
+    replay: Path | None,
 ) -> dict[str, Any]:
     room, rule = arm.rule
-    words = [*(["--on", "processes"] if on_processes else []), *(word for o in overrides for word in ("--set", o))]
+    where = ["--on", "processes"] if on_processes else ["--replay", str(replay)] if replay else []
+    words = [*where, *(word for o in overrides for word in ("--set", o))]
     return {
         "experiment": experiment.name,
         "arm": arm.id,
         "seed": seed,
-        "on": "processes" if on_processes else "simulate",
+        "on": "processes" if on_processes else "replay" if replay else "simulate",
         room: rule,
         "setting": msgspec.to_builtins(setting),
         "command": shlex.join(["tierline", "train", str(path), *words]),

@@ -30,11 +30,12 @@ from tierline.cli.experiment.scene import Scene
 from tierline.cli.fleet_files import HOST
 from tierline.cli.process import Child
 from tierline.cli.supervisor import GRACE_S, READY_S, environment
-from tierline.core.arrays import Params
+from tierline.core.arrays import Floats, Params
 from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.driver.journal import JournalReader
+from tierline.learning.driver.world import Participants
 from tierline.learning.rule import NodeInfo, State
 
 COORDINATOR = "coordinator"
@@ -144,6 +145,23 @@ class Processes:
         found: dict[NodeId, State] = {}
         for reader in self._readers.values():
             found |= reader.states()
+        return found
+
+    def participants(self) -> Participants:
+        """Whom each wait that time decided had heard."""
+        found: dict[Any, frozenset[NodeId]] = {}
+        for reader in self._readers.values():
+            found |= reader.participants()
+        return found
+
+    def models(self) -> dict[NodeId, Floats]:
+        """The flat models after the last round, of the nodes whose turns count and whose models are measured."""
+        found = {}
+        for name, nodes in self._hosted.items():
+            for me in nodes:
+                flat = self._readers[name].model(me, self._stage.setting.train.rounds)
+                if flat is not None and (me == SERVER or not self._stage.is_asynchronous):
+                    found[me] = flat
         return found
 
     def _wait_for(self, nodes: Sequence[NodeId], round: int) -> None:

@@ -14,7 +14,7 @@ from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.compute import loss_of
 from tierline.learning.driver.memory import Memory
-from tierline.learning.driver.world import LinkSpec, World
+from tierline.learning.driver.world import LinkSpec, Participants, World
 from tierline.learning.rule import Rule, State
 from tierline.models.data.dataset import Dataset
 
@@ -33,11 +33,18 @@ class Keeper(Protocol):
 
 
 def simulate(
-    arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, keeper: Keeper
+    arm: Arm,
+    setting: Setting,
+    seed: int,
+    measure: Measure,
+    dataset: Dataset,
+    base: Path,
+    keeper: Keeper,
+    replay: Participants | None = None,
 ) -> Mapping[NodeId, Rule]:
     """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
     without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError; `base` is where
-    the experiment's own files lie."""
+    the experiment's own files lie. With `replay` those take part who did so in an earlier run."""
     stage = scene(arm, setting, seed, dataset, base)
     losses = _Losses()
     driver = Memory(
@@ -51,6 +58,7 @@ def simulate(
         world=_world(setting.world, stage.workers, seed),
         run=stage.draws,
         watch=losses.watch,
+        replay=replay,
     )
     measured = [me for me in stage.rules if stage.is_measured(me, measure.metrics)]
     before: Mapping[str, float] = {}
