@@ -53,11 +53,18 @@ class Bench:
             self.node.computed(ask(self.node.trainer, self.node.compute), 0)
 
     def send(
-        self, sender: NodeId, content: Content, *, tag: str = "fitted", kind: LetterKind = "part", round: int = 0
+        self,
+        sender: NodeId,
+        content: Content,
+        *,
+        tag: str = "fitted",
+        kind: LetterKind = "part",
+        round: int = 0,
+        now_ns: int = 0,
     ) -> int:
         seq = self.seqs[sender] = self.seqs.get(sender, 0) + 1
         head = Head("job", sender, self.me, seq, "turn", round, tag, kind)
-        self.node.letter(Letter(head, content_to_bytes(content, "test")), 0)
+        self.node.letter(Letter(head, content_to_bytes(content, "test")), now_ns)
         return seq
 
     def declined(self) -> list[tuple[NodeId, str, str]]:

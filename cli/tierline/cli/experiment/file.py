@@ -30,10 +30,12 @@ METRICS = (
     "train_loss",
     "num_messages",
     "num_bytes",
+    "num_late",
     "virtual_time_s",
 )
 """`test_*` of the server's model, or of the mean of all peers'; `consensus_distance` is the root mean square distance
-of the workers' models from their mean, where they keep one; messages, bytes and time count from the start."""
+of the workers' models from their mean, where they keep one; messages, bytes, updates too late for their round and time
+count from the start."""
 
 SHARED = ("data", "model", "train", "topology", "world")
 """Tables that an arm may change."""

@@ -247,7 +247,7 @@ class _Tally:
 
     def __init__(self, nodes: Sequence[NodeId], *, in_step: bool) -> None:
         """`in_step`: turns above the round that is looked at wait for the next look."""
-        self.counts: dict[str, float] = {"num_messages": 0, "num_bytes": 0}
+        self.counts: dict[str, float] = dict.fromkeys(("num_messages", "num_bytes", "num_late"), 0)
         self._order = {me: place for place, me in enumerate(nodes)}
         self._in_step = in_step
         self._last: dict[str, int] = {}
@@ -271,6 +271,6 @@ class _Tally:
                 total += loss * num_samples
                 weight += num_samples
             for key in self.counts:
-                self.counts[key] += item[2][key]
+                self.counts[key] += item[2].get(key, 0)
         self._waiting = later
         return self.counts | ({"train_loss": total / weight} if weight else {})

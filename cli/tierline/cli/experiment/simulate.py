@@ -69,6 +69,7 @@ def simulate(
         driven = {
             "num_messages": counts.num_messages,
             "num_bytes": counts.num_bytes,
+            "num_late": counts.num_late,
             "virtual_time_s": driver.time_s,
         }
         return {key: value + before.get(key, 0) for key, value in driven.items()}

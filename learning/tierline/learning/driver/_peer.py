@@ -124,6 +124,10 @@ class Peer:
                 oldest.setdefault(j, (mark, message))
         return oldest
 
+    def came_before(self, running: Running, wait: Wait) -> set[NodeId]:
+        """Whose messages a wait that begins has found, or earlier waits for the same tag have taken."""
+        return wait.here | {sender for tag, sender in running.taken if tag == wait.tag}
+
     def take(self, running: Running, wait: Wait) -> Inbox:
         """The first messages of a wait, up to its quorum, by name of their sender."""
         here = self.arrived(running, wait)

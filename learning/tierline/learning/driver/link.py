@@ -19,7 +19,9 @@ from tierline.core.link.learning_wire import content_from_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job, loss_of
+from tierline.learning.driver._arrivals import Arrivals
 from tierline.learning.driver._gather import Gather, check_total
+from tierline.learning.driver._late import Missed
 from tierline.learning.driver._near import Near, is_directed, seat
 from tierline.learning.driver._outbox import Outbox
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
@@ -74,6 +76,7 @@ class LinkNode:
         self._task, self._journal = task, journal
         self._peer = Peer(info, rule, trainer, task.near[me], 0)
         self._cursors: dict[tuple[str, NodeId], Mark] = {}
+        self._arrivals, self._missed, self._num_late = Arrivals(), Missed(), 0
         next_seq = 1
         saved = journal.saved(me)
         if saved is not None:
@@ -143,8 +146,9 @@ class LinkNode:
         key = (head.sender, head.seq)
         if key in self._held:
             return
+        self._arrivals.came(_name(head), head.sender, now_ns)
         if self._is_past(head):
-            LOG.debug("%s: %s: came after that, dropped", self.me, head)
+            self._drop_if_late(head)
             self.tell(Settled(head.run, head.sender, self.me, (head.seq,)))
             return
         try:
@@ -174,6 +178,12 @@ class LinkNode:
         """Write down which letters are settled; a commit does it anyway."""
         self._outbox.flush()
 
+    def _drop_if_late(self, head: Head) -> None:
+        """Of a turn that is over: an update that it went on without is named and counted, another has been used."""
+        if self._missed.is_late(_name(head), head.sender):
+            LOG.info("%s: %s came too late: dropped", self.me, head)
+            self._num_late += 1
+
     def _decline(self, head: Head, error: TierlineError) -> None:
         LOG.warning("%s declines %s: %s", self.me, head, error)
         self.tell(Declined(head.run, head.sender, self.me, head.seq, error.code, str(error)))
@@ -196,11 +206,12 @@ class LinkNode:
     def _take_part(self, head: Head, content: Content, now_ns: int) -> None:
         if content.part is None:
             raise BadFrame(f"{head}: holds no part of a sum")
-        key = ((head.step, head.round), head.tag)
+        key = _name(head)
         if head.kind == "total":
             self._totals.setdefault(key, content.part)
         elif self._gather is not None and self._peer.running is not None and key == self._asked():
             self._gather.add(content.part, now_ns)
+            self._arrivals.opened(key, self._gather.e.within_s, self._gather.first_ns, [head.sender])
         else:
             self._parts.setdefault(key, []).append((head, content.part, now_ns))
 
@@ -262,11 +273,16 @@ class LinkNode:
         if not wait.expect:
             return {}
         if is_timed(e):
+            if not e.stream:
+                self._missed.expect((running.step, e.tag), e.expect)
             decided = self._decided(running)
             if decided is not None:
                 wait.expect, wait.quorum = decided, len(decided)
             elif e.within_s is not None:
-                self._deadline_ns = now_ns + round(e.within_s * 1e9)
+                self._deadline_ns = now_ns + (self._arrivals.within_ns(e.tag, e.within_s) or 0)
+                wait.here.update(self._peer.arrived(running, wait))
+                here = self._peer.came_before(running, wait)
+                self._arrivals.opened((running.step, e.tag), e.within_s, now_ns, here)
         running.wait = wait
         return self._wait_over(running)
 
@@ -278,6 +294,7 @@ class LinkNode:
 
     def _end(self, running: Running, wait: Wait) -> Inbox:
         got = self._peer.take(running, wait)
+        self._missed.heard((running.step, wait.tag), got)
         self._note_decision(running, got)
         return got
 
@@ -304,12 +321,17 @@ class LinkNode:
             if not 1 <= (len(e.group) if e.quorum is None else e.quorum) <= len(e.group):
                 raise RuleError(f"sum {e.tag!r}: a quorum of {e.quorum} out of {len(e.group)} members")
             decided = self._decided(running) if is_timed(e) else None
-            self._gather = gather = Gather(e, decided, self._task.max_weight)
+            self._missed.expect((running.step, e.tag), e.group)
+            self._gather = gather = Gather(
+                e, decided, self._task.max_weight, self._arrivals.within_ns(e.tag, e.within_s)
+            )
             if part is not None:
                 gather.add(part, now_ns)
             for head, early, arrived_ns in self._parts.pop((running.step, e.tag), []):
                 try:
                     gather.add(early, arrived_ns)
+                    self._arrivals.opened((running.step, e.tag), e.within_s, gather.first_ns)
+                    self._arrivals.came((running.step, e.tag), head.sender, arrived_ns)
                 except (BadFrame, ShapeMismatch) as error:
                     self._held.pop((head.sender, head.seq), None)
                     self._decline(head, error)
@@ -326,6 +348,7 @@ class LinkNode:
         running, e = self._peer.running, gather.e
         assert running is not None
         result = gather.result()
+        self._missed.heard((running.step, e.tag), result.members)
         self._note_decision(running, result.members)
         others = sorted(e.to - {self.me})
         if others:
@@ -352,20 +375,32 @@ class LinkNode:
             self._cursors[tag, sender] = max(mark, self._cursors.get((tag, sender), (-1, -1)))
         peer.finish()
         peer.compute_ns = 0
-        document = {"losses": self._losses, "num_messages": self._num_messages, "num_bytes": self._num_bytes}
+        document = {
+            "losses": self._losses,
+            "num_messages": self._num_messages,
+            "num_bytes": self._num_bytes,
+            "num_late": self._num_late,
+        }
         model = peer.rule.x.flat.tobytes() if self._task.shows_model(self.me, peer.round) else None
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()
+        self._num_late = 0
         self._parts = {key: parts for key, parts in self._parts.items() if not peer.is_past(key[0])}
         self._totals = {key: total for key, total in self._totals.items() if not peer.is_past(key[0])}
         done: dict[NodeId, list[int]] = {}
         for key, head in list(self._held.items()):
             if self._is_past(head):
+                self._drop_if_late(head)
                 done.setdefault(head.sender, []).append(head.seq)
                 del self._held[key]
         for sender, seqs in sorted(done.items()):
             self.tell(Settled(self._task.run, sender, self.me, tuple(seqs)))
+
+
+def _name(head: Head) -> tuple[Step, str]:
+    """Of the wait that a letter is for."""
+    return (head.step, head.round), head.tag
 
 
 def _content(message: Message) -> Content:

@@ -8,6 +8,7 @@ and each receiver keeps the first message per (turn, tag, sender).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tierline.core.arrays import Params
@@ -15,6 +16,7 @@ from tierline.core.errors import ConfigError, NodeFailed, TierlineError
 from tierline.core.rng import Key
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job
+from tierline.learning.driver._arrivals import Arrivals
 from tierline.learning.driver._compute import ask, num_steps
 from tierline.learning.driver._near import is_directed, phases, seat
 from tierline.learning.driver._peer import Peer, Running, Step, Wait, WaitForSum, who_waits
@@ -25,6 +27,8 @@ from tierline.learning.driver.world import Counts, Participants, World
 from tierline.learning.effects import Effect, Effects, Exchange, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.rule import Rule, State, Topology, Trainer
+
+LOG = logging.getLogger("tierline.learning")
 
 
 class Memory:
@@ -57,8 +61,11 @@ class Memory:
         self._open: set[NodeId] = set()
         self.counts = Counts()
         self._schedule = Schedule()
+        self._arrivals = {me: Arrivals() for me in nodes}
         self._pipes: dict[tuple[NodeId, NodeId], Pipe] = {}
-        self._sums = Sums(len(nodes), self._schedule, self._pipe, self._deliver_sum, is_replay=replay is not None)
+        self._sums = Sums(
+            len(nodes), self._schedule, self._pipe, self._deliver_sum, self.counts, is_replay=replay is not None
+        )
         if not 0.0 <= self._world.loss < 1.0:
             raise ConfigError(f"world: loss = {self._world.loss} is not in [0, 1)")
         if trainers.keys() - rules.keys():
@@ -203,8 +210,12 @@ class Memory:
         wait.here.update(peer.arrived(running, wait))
         if len(wait.here) >= wait.quorum:
             self._end(peer, running, wait)
-        elif e.within_s is not None and self._replay is None:
-            self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), lambda: self._end(peer, running, wait))
+            return
+        now_ns, arrivals = self._schedule.now_ns, self._arrivals[peer.info.me]
+        within_ns = arrivals.within_ns(e.tag, e.within_s)
+        if within_ns is not None and self._replay is None:
+            arrivals.opened((running.step, e.tag), e.within_s, now_ns, peer.came_before(running, wait))
+            self._schedule.at(now_ns + within_ns, lambda: self._end(peer, running, wait))
 
     @staticmethod
     def _heard(me: NodeId, running: Running, replay: Participants) -> frozenset[NodeId] | None:
@@ -227,8 +238,11 @@ class Memory:
                 return
 
         def deliver() -> None:
+            self._arrivals[receiver].came((step, tag), me, self._schedule.now_ns)
             kept = there.put(step, tag, me, post.message, mark)
-            self.counts.num_late += kept == "late"
+            if kept == "late":
+                self.counts.num_late += 1
+                LOG.info("%s: its %r of %s %d for %s came too late: dropped", me, tag, *step, receiver)
             running = there.running
             if kept != "new" or running is None or not isinstance(running.wait, Wait):
                 return

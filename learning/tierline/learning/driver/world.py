@@ -48,4 +48,4 @@ class Counts:
     """Of values in messages and sums, without framing; of sums the way up only."""
     num_lost: int = 0
     num_late: int = 0
-    """Messages that came after their receiver had finished the turn."""
+    """Messages that came after their receiver had finished the turn, and parts of sums that had closed."""
