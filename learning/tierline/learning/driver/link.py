@@ -34,6 +34,9 @@ from tierline.learning.rule import Rule, Trainer
 
 LOG = logging.getLogger("tierline.learning")
 
+_ROUND_BITS = 20
+"""A node writes fewer than 2^20 letters a turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -84,6 +87,7 @@ class LinkNode:
             self._peer.round, self._peer.num_resyncs, next_seq = saved.round, saved.num_resyncs, saved.next_seq
             self._cursors.update(saved.cursors)
             self._peer.newest.update(saved.cursors)
+        self._is_new = saved is None
         self._outbox = Outbox(task.run, me, journal, next_seq, lambda letter: self.post(letter))
         self._held: dict[tuple[NodeId, int], Head] = {}
         """Letters taken, of turns that have not finished."""
@@ -121,6 +125,25 @@ class LinkNode:
         self._begin_turn()
         peer.running = Running(("turn", peer.round), peer.rule.turn(turn), peer.rule.state(), peer.near)
         self._go_on(None, now_ns)
+        self._rejoin(now_ns)
+
+    def _rejoin(self, now_ns: int) -> None:
+        """A node whose journal was lost waits for what it had heard already: it goes on with the turn that the others
+        are in. Raises NodeFailed where its rule would have to remember something."""
+        round = self._peer.awaited_later() if self._is_new else None
+        if round is None:
+            return
+        self._peer.give_up()
+        if self._peer.rule.state():
+            raise NodeFailed(
+                f"{self.me}: the others are in turn {round} and need what this node remembered; its journal is lost, "
+                "so start the run again"
+            )
+        LOG.warning("%s: no journal, but the run is in turn %d: goes on there", self.me, round)
+        self._peer.round = round
+        # Other numbers than those that letters had before the journal was lost.
+        self._outbox.next_seq = max(self._outbox.next_seq, round << _ROUND_BITS)
+        self.begin(now_ns)
 
     def computed(self, answer: object, now_ns: int) -> None:
         """The Trainer's answer."""
@@ -164,6 +187,7 @@ class LinkNode:
             return
         self._held[key] = head
         self._look(now_ns)
+        self._rejoin(now_ns)
 
     @property
     def unsettled(self) -> Mapping[int, Letter]:
@@ -385,6 +409,7 @@ class LinkNode:
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()
+        self._is_new = False
         self._num_late = 0
         self._parts = {key: parts for key, parts in self._parts.items() if not peer.is_past(key[0])}
         self._totals = {key: total for key, total in self._totals.items() if not peer.is_past(key[0])}
