@@ -22,7 +22,12 @@ from tierline.core.link.learning_wire import content_to_bytes, parcel_from_wire,
 from tierline.core.link.letters import Content, Declined, Head, LetterKind, Part, Piece, Present, Settled
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids
+from tierline.learning.compute import Fitted, Job
+from tierline.learning.driver.memory import Memory
+from tierline.learning.effects import Effects, hear, tell
 from tierline.learning.fixed import contribution
+from tierline.learning.half import Half
+from tierline.learning.rule import Traits, Turn
 
 X = Params.from_arrays({"w": np.zeros(4, np.float32)})
 WORKERS = worker_ids(3)
@@ -172,6 +177,49 @@ def test_an_update_of_a_round_that_is_over_changes_nothing(tmp_path: Path, expec
     asyncio.run(asyncio.wait_for(go(), 60))
     assert [(type(note), note.sender) for note in told] == [(Settled, LIAR)]
     assert np.array_equal(np.asarray(run.states()[SERVER]["x"]), expected)
+
+
+class Bad:
+    """A Trainer whose `fit` ends with `value` everywhere."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def fit(self, start: Params, job: Job) -> Fitted:
+        return Fitted(Params(start.layout, np.full_like(start.flat, self.value)), 0.0, 1, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.0**120])
+@pytest.mark.parametrize(("name", "options"), [("fedbuff", {"buffer": 2}), ("dynamic_averaging", {"delta": 0.0})])
+def test_a_bad_model_is_refused_by_name_and_the_others_learn_on(
+    name: str, options: dict[str, Any], value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainers: dict[NodeId, Any] = {me: Quadratic(np.ones(4), np.full(4, 2.0)) for me in WORKERS}
+    trainers[LIAR] = Bad(value)
+    rules = federation(name, 3, options)
+    driver = Memory(rules, trainers, catalog.make("topology", "star"), X, lr=lambda round: 0.5)
+    driver.run(8, of=[SERVER])
+    assert np.allclose(rules[SERVER].x.flat, 2.0, atol=0.01)
+    assert any(f"refused the update of {LIAR}: 'w' holds values that are not finite" in m for m in caplog.messages)
+
+
+@pytest.mark.parametrize("version", [-1, 1, 7, 0.5, float("nan")])
+def test_a_version_that_was_not_given_out_is_refused(version: float, caplog: pytest.LogCaptureFixture) -> None:
+    class FromNowhere(Half):
+        traits = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False, asynchronous=True)
+
+        def turn(self, t: Turn) -> Effects[None]:
+            yield from hear("job", t.server, stream=True)
+            yield from tell("update", [t.server], {"d": np.ones(4, np.float32), "version": version}, stream=True)
+
+    rules = federation("fedbuff", 3, {"buffer": 2})
+    rules[LIAR] = FromNowhere()
+    trainers = {me: Quadratic(np.ones(4), np.full(4, 2.0)) for me in WORKERS[:2]}
+    driver = Memory(rules, trainers, catalog.make("topology", "star"), X, lr=lambda round: 0.5)
+    driver.run(1, of=[SERVER])
+    assert np.allclose(rules[SERVER].x.flat, 1.5)
+    (line,) = [m for m in caplog.messages if "refused" in m][:1]
+    assert f"round 0: refused the update of {LIAR}: version = {version:g} is none that was given out" in line
 
 
 WHOLE = [

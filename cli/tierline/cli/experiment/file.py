@@ -68,6 +68,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Count | None = None
     """None: all samples of the worker at once."""
     clip_norm: Positive | None = None
+    max_weight: Positive | None = None
+    """Of one worker in a weighted sum, as a rule its samples: over links a part that claims more is refused."""
     optimizer: OptimizerTable = OptimizerTable()
     seeds: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import sys
@@ -115,6 +116,7 @@ def _task(stage: Scene, run: str, metrics: Sequence[str], every: int) -> Task:
         stage.lr,
         stage.job,
         stage.batch,
+        max_weight=stage.setting.train.max_weight or math.inf,
         shows_model=shows_model,
     )
 
