@@ -17,6 +17,7 @@ from tests.support.quadratics import Quadratic
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
+from tierline.core.errors import NodeFailed
 from tierline.core.link.attach import ATTACH
 from tierline.core.link.learning_wire import content_to_bytes, parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Content, Declined, Head, LetterKind, Part, Piece, Present, Settled
@@ -201,6 +202,15 @@ def test_a_bad_model_is_refused_by_name_and_the_others_learn_on(
     driver.run(8, of=[SERVER])
     assert np.allclose(rules[SERVER].x.flat, 2.0, atol=0.01)
     assert any(f"refused the update of {LIAR}: 'w' holds values that are not finite" in m for m in caplog.messages)
+
+
+@pytest.mark.parametrize(("name", "options"), [("fedbuff", {"buffer": 2}), ("dynamic_averaging", {"delta": 0.0})])
+def test_a_run_whose_every_model_is_bad_ends(name: str, options: dict[str, Any]) -> None:
+    trainers: dict[NodeId, Any] = {me: Bad(np.nan) for me in WORKERS}
+    rules = federation(name, 3, options)
+    driver = Memory(rules, trainers, catalog.make("topology", "star"), X, lr=lambda round: 0.5)
+    with pytest.raises(NodeFailed, match=r"every worker's update was refused|all models overflow a sum"):
+        driver.run(1, of=[SERVER])
 
 
 @pytest.mark.parametrize("version", [-1, 1, 7, 0.5, float("nan")])

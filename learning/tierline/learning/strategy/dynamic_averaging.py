@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tierline.core.arrays import Params
-from tierline.core.errors import ConfigError
+from tierline.core.errors import BadFrame, ConfigError
 from tierline.core.types import NodeId
 from tierline.learning.effects import Effects, Inbox, Message, exchange, fit, hear, number, params, tell
 from tierline.learning.fixed import WeightedSum, contribution
@@ -51,6 +51,8 @@ class Server(Half):
             heard += more
             known |= self._usable(t, (yield from exchange("model", {k: {"ask": 1} for k in more}, more)))
             mean = self._mean(known)
+        if not known and not rest:
+            raise BadFrame("dynamic_averaging: all models overflow a sum or are not finite; a smaller lr may help")
         full = bool(known) and not rest
         message: Message = {"x": mean.flat, "full": int(full)}
         yield from tell("model", [k for k in t.workers if k not in asked], {})
@@ -97,7 +99,7 @@ class Worker(Half):
         fitted = yield from fit(self.x, t.job)
         self.x = fitted.values
         gap = self.x - self.r
-        far = gap.dot(gap) > self._delta
+        far = not gap.dot(gap) <= self._delta  # what is not finite is far, too
         mine: Message = {"x": self.x.flat, "n": fitted.num_samples}
         yield from tell("check", [t.server], mine if far else {})
         answer = yield from hear("model", t.server)

@@ -43,10 +43,14 @@ class Server(Half):
             yield from self._give_out(t.workers, 0)
         total = np.zeros(self.x.flat.shape, np.float64)
         waiting: list[NodeId] = []
-        num_here = 0
+        num_here, refused = 0, set[NodeId]()
         while num_here < self._size:
             got = yield from exchange("update", {}, t.workers, quorum=1, stream=True)
-            for late, d in accepted(t, got, lambda _, message: self._read(t, message)).values():
+            usable = accepted(t, got, lambda _, message: self._read(t, message))
+            refused = set() if usable else refused | got.keys()
+            if len(refused) == len(t.workers):
+                raise BadFrame("fedbuff: every worker's update was refused; a smaller lr may help")
+            for late, d in usable.values():
                 total += (1.0 + late) ** -self._a * d.flat.astype(np.float64)
                 num_here += 1
             waiting += got
