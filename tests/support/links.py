@@ -72,6 +72,9 @@ class Desk:
     def is_serving(self, section: str = "") -> bool | None:
         return self.sections.get(section) if section else self.serving
 
+    def orders(self, child: str) -> tuple[bytes, ...]:
+        return ()
+
     def status(self) -> bytes:
         return b'{"p": {}}'
 
@@ -164,7 +167,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await main()
 
     asyncio.run(watched())
-    assert not unexpected
+    assert not unexpected, unexpected
 
 
 def mode(n: int) -> Mode:

@@ -36,6 +36,8 @@ class FleetSpec:
     join: Join = field(default_factory=Join)
     plan: PlanKnobs = field(default_factory=PlanKnobs)
     engine: Engine = field(default_factory=Engine)
+    engines: Mapping[Tier, Engine] = field(default_factory=dict)
+    """Of the nodes of a tier, instead of `engine`."""
     sources: Sequence[SourceConfig] = ()
     """By their view each goes to the node that hosts it."""
     sinks: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -131,7 +133,7 @@ def _cloud(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> CloudC
         hierarchy="hierarchy.toml",
         bundle=str(spec.bundle.absolute()),
         node=CloudNode(node.id, addresses.nodes[node.id]),
-        engine=spec.engine,
+        engine=spec.engines.get(node.tier, spec.engine),
         enrol=Enrol(),
         plan=spec.plan,
         tls=Tls(),
@@ -149,7 +151,7 @@ def _agent(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> AgentC
             parent=addresses.relays[node.parent, link] if link else addresses.nodes[node.parent],
             listen=addresses.nodes.get(node.id, ""),
         ),
-        engine=spec.engine,
+        engine=spec.engines.get(node.tier, spec.engine),
         source=tuple(msgspec.structs.replace(source, uri=absolute_uri(source.uri, here)) for source in sources),
         sink=tuple(SinkConfig(absolute_uri(uri, here)) for uri in spec.sinks.get(node.id, ())),
     )

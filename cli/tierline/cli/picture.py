@@ -22,7 +22,7 @@ _WIDTH, _MARGIN, _BAR, _GAP = 900, 20, 34, 18
 _LEGEND_ROW, _CHAR = 20, 6.6  # one line of the legend; width of a 12 px letter, wide enough for common fonts
 _HUES = (212, 28, 145, 275, 345, 180)
 
-_STYLE = """
+STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
 .faint { fill: #6e7781 }
@@ -65,7 +65,7 @@ def ledger_picture(mean_ledger: Ledger, title: str = "Where the time goes: mean 
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" role="img">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
+            f"<style>{STYLE}</style>",
             _HATCH,
             f'<rect class="page" width="{_WIDTH}" height="{height:g}"/>',
             _text(_MARGIN, 30, title, "title"),

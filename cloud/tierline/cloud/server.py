@@ -15,6 +15,7 @@ from tierline.cloud.drift import Drift, measured
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.cloud.plans import PlanStore
 from tierline.cloud.shelf import Shelf
+from tierline.cloud.survey import Survey
 from tierline.cloud.switch import Switcher
 from tierline.core.bundle import Bundle
 from tierline.core.flow.host import Host, engine_settings, own_version
@@ -68,6 +69,7 @@ class Server:
         """Hears what has left the ranges that the Plan in force was chosen for."""
         self._shelf = Shelf(config.state_dir)
         self._plans = PlanStore(config.state_dir, self._shelf)
+        self.host.desk.surveyor = Survey(self.host.desk)
         if self._store is not None:
             self.host.desk.revoked = self._store.revoked_serials
 

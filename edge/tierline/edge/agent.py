@@ -27,6 +27,7 @@ from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
+from tierline.core.link.uplink import Uplink
 from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
 from tierline.core.protocols import Source
 from tierline.core.types import NodeId, Tier
@@ -90,6 +91,7 @@ class Agent:
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         if self._dialler is not None:
             self.host.desk.on_states = self._dialler.beat_now
+            self.host.desk.profiler.parent = Uplink(self._id, self._dialler, self.node.clock)
         self._adopted, self._connected = asyncio.Event(), asyncio.Event()
         self._is_stopping = False
         self._later: bytes | None = None
@@ -142,6 +144,7 @@ class Agent:
             on_change=self._on_change,
             on_order=self._on_order,
             on_revoked=self._store.remember_revoked,
+            on_measure=self.host.desk.profiler.take,
             credentials=credentials,
             tls=tls,
             rng=random.Random(f"{self._id}/{node.epoch}"),
