@@ -12,7 +12,7 @@ import pytest
 
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
-from tierline.core.link.attach import ATTACH, Attachment, learning_handler
+from tierline.core.link.attach import ATTACH, Attachment, is_of, learning_handler
 from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes, parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -39,6 +39,7 @@ class Desk:
     """Keeps what arrives."""
 
     max_letter_bytes = 1 << 20
+    speaks_for = staticmethod(is_of)
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
@@ -61,7 +62,7 @@ class Desk:
 
 
 PARCELS: list[Parcel] = [
-    Present((A, B)),
+    Present((A, B), "job"),
     Piece(b"abc", HEAD, 3),
     Piece(b"abc"),
     Received(12),
@@ -181,7 +182,7 @@ def test_letters_of_all_sizes_cross_a_real_stream() -> None:
     async def cross() -> tuple[Desk, Pacer]:
         desk, clock = Desk(), MonotonicClock()
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers((learning_handler(desk, clock),))
+        server.add_generic_rpc_handlers((learning_handler(lambda run: desk, clock),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -80,7 +80,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
         stack.push_async_callback(end, tasks)
         if spec.listen:
             server = grpc.aio.server(options=CHANNEL_OPTIONS)
-            server.add_generic_rpc_handlers((learning_handler(office, clock),))
+            server.add_generic_rpc_handlers((learning_handler(lambda run: office, clock),))
             try:
                 server.add_insecure_port(spec.listen)
             except RuntimeError as error:
