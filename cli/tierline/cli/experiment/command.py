@@ -11,15 +11,16 @@ from typing import Any
 
 import msgspec
 
-from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.processes import Processes, Request
-from tierline.cli.experiment.record import Record, Row, digest
+from tierline.cli.experiment.record import Record, digest
 from tierline.cli.experiment.scene import check, data_name, scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
+from tierline.learning.experiment.file import Arm, Experiment, Setting, read
+from tierline.learning.experiment.scene import Row
 from tierline.models.data.dataset import Dataset
 from tierline.models.data.load import load
 

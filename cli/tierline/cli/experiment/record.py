@@ -18,15 +18,13 @@ from tierline.core.errors import ConfigError, DataError, NodeFailed
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import NodeId
 from tierline.learning.errors import Deadlock
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import State
 
 SCHEMA = 1
 
 _IDENTITY = ("schema", "experiment", "arm", "seed", "on", "strategy", "gossip", "setting")
 """Fields of the first line that must agree for a run to be gone on with."""
-
-Row = tuple[int, str, float]
-"""Round, metric, value."""
 
 
 class Record:

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tierline.cli.experiment.file import Arm, Measure, Setting, WorldTable
-from tierline.cli.experiment.record import Row
 from tierline.cli.experiment.scene import scene
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.compute import loss_of
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
+from tierline.learning.experiment.file import Arm, Measure, Setting, WorldTable
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import Rule, State
 from tierline.models.data.dataset import Dataset
 
