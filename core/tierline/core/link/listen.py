@@ -42,7 +42,7 @@ from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
 OPEN_TIMEOUT_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Words = asyncio.Queue[Order | int | None]
+Words = asyncio.Queue[Order | int | bytes | None]
 """What a child is to be told: orders, and the numbers of its heartbeats. None ends it."""
 
 
@@ -67,6 +67,10 @@ class ParentDesk(Protocol):
 
     def revoked(self) -> tuple[str, ...]:
         """Serials of certificates that count no more; asked at every join, stream and heartbeat."""
+        ...
+
+    def jobs(self) -> bytes:
+        """What is learned now, for a Directive; empty where nothing was ever."""
         ...
 
     def is_serving(self, section: str = "") -> bool | None:
@@ -222,6 +226,16 @@ class Listener:
         if serial in self._desk.revoked():
             raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
+    def check_child(self, context: Context) -> str | None:
+        """Who calls: under mutual TLS a node that has joined and was not revoked; None on a plain link. Raises
+        PeerRejected, SecurityError."""
+        auth = context.auth_context()
+        if peer_serial(auth) is None:
+            return None
+        node = peer_node_id(auth) or ""
+        self.check_joined(context, node)
+        return node
+
     def check_operator(self, context: Context) -> None:
         """Under mutual TLS only this node's own certificate changes what it decides. Raises SecurityError."""
         try:
@@ -317,7 +331,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def _hear(self, context: Any, words: Words) -> None:
         """Heartbeats of one child, until they end; then `words` end, too."""
-        node, epoch, beats = "", 0, 0
+        node, epoch, beats, jobs = "", 0, 0, b""
         try:
             while True:
                 beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
@@ -333,6 +347,8 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                 beats += 1
                 words.put_nowait(beats)
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms, _states(beat.switches)))
+                if jobs != (jobs := self._desk.jobs()):
+                    words.put_nowait(jobs)
         except asyncio.TimeoutError:
             raise errors.LinkTimeout(f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s") from None
         finally:
@@ -398,9 +414,11 @@ _PHASES = {
 }
 
 
-def _directive(word: Order | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
+def _directive(word: Order | int | bytes, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
     if isinstance(word, int):
         return fleet_pb2.Directive(beat=word, revoked=revoked)
+    if isinstance(word, bytes):
+        return fleet_pb2.Directive(jobs=word, revoked=revoked)
     document = plan_pb2.PlanDocument(document=word.plan)
     if word.phase == "knobs":
         return fleet_pb2.Directive(plan=document, revoked=revoked)

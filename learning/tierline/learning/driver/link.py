@@ -370,7 +370,7 @@ class LinkNode:
             self._cursors[tag, sender] = max(mark, self._cursors.get((tag, sender), (-1, -1)))
         peer.finish()
         peer.compute_ns = 0
-        model = None if flat is None else flat.tobytes()
+        model = None if flat is None or self._task.reports else flat.tobytes()
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()

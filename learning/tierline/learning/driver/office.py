@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from tierline.core.errors import BadFrame, PeerRejected, TierlineError
 from tierline.core.link.attach import Attachment, is_of
@@ -24,6 +25,7 @@ from tierline.learning.driver._relay import HOLD_S, PreAdder
 from tierline.learning.driver.link import MONITOR, LinkNode
 
 LOG = logging.getLogger("tierline.learning")
+T = TypeVar("T")
 
 
 class Office:
@@ -67,6 +69,10 @@ class Office:
                 self._wake[me].clear()
                 await self._wake[me].wait()
             node.flush()
+
+    async def compute(self, call: Callable[[], T]) -> T:
+        """Run something on the Trainers' thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def end(self, reason: TierlineError) -> None:
         """End all streams: the run is over, or not under way here any more."""

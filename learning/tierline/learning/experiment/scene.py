@@ -115,13 +115,17 @@ class Scene:
         near = phases(self.topology, tuple(self.rules))
         return Task(run, self.draws, near, self.lr, self.job, self.batch, shows_model=shows_model, reports=reports)
 
+    def model_of(self, models: Mapping[NodeId, Params]) -> Params:
+        """The server's model, or the mean of all peers'."""
+        return models[SERVER] if self.has_server else _mean_model([models[me] for me in self.workers if me in models])
+
     def read(
         self, metrics: Sequence[str], round: int, models: Mapping[NodeId, Params], found: Mapping[str, float]
     ) -> list[Row]:
         """Measurements in the order in which the experiment names them. `found` has what the driver counts; a metric
         that does not exist in this round is left out."""
         found, of_workers = dict(found), [models[me] for me in self.workers if me in models]
-        mean = models[SERVER] if self.has_server else _mean_model(of_workers)
+        mean = self.model_of(models)
         if {"test_accuracy", "test_loss"} & set(metrics):
             found |= self.population.evaluate(mean)
         if of_workers and "test_accuracy_worker_mean" in metrics:

@@ -1,0 +1,27 @@
+"""What a node of a fleet learns with, in torch. Imported where `[learn] trainer = "torch"` asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tierline.core.types import NodeId
+from tierline.learning.experiment.file import Setting
+from tierline.models.data.load import load
+from tierline.models.train.population import Population
+
+
+def open_population(
+    data: str, setting: Setting, seed: int, workers: Sequence[NodeId], here: Sequence[NodeId]
+) -> Population:
+    """`data` names what this node has, a data set or a path: all its training samples are dealt to the workers that
+    compute here. Where it is empty they get what the experiment's partition deals them of the experiment's data set.
+    The test split is that of whichever is read. Raises DataError, ConfigError."""
+    is_own = bool(data and here)
+    return Population(
+        load(data or setting.data.name, seed),
+        here if is_own else workers,
+        partition={"name": "iid"} if is_own else setting.data.partition,
+        model=setting.model,
+        seed=seed,
+        with_validation=setting.data.train_on == "train+validation",
+    )
