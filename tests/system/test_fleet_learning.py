@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,17 +13,18 @@ import numpy as np
 import pytest
 from tiny_bundle import VIEWS, images, make_tiny_bundle, three_tiers
 
+from tierline.cli.experiment.scene import scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.fleet_files import FleetSpec
 from tierline.cli.supervisor import Fleet
 from tierline.cloud.config import PlanKnobs
 from tierline.cloud.jobs import request_of
 from tierline.core.config.sections import Learn
+from tierline.core.errors import ConfigError, SecurityError
 from tierline.core.link.jobs import JobAsker
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import Join
 from tierline.edge.config import SourceConfig
-from tierline.learning.cast import SERVER
 from tierline.learning.experiment.file import Experiment, parse, settings_of
 from tierline.learning.experiment.scene import Row
 from tierline.models.data.load import load
@@ -59,11 +61,12 @@ class Kept:
 
 
 def simulated(what: Experiment, arm: str) -> tuple[list[Row], dict[str, np.ndarray]]:
-    """Rows, and the model of the server or of the first peer."""
+    """Rows, and the model of the server, or the mean of all peers'."""
     kept, setting = Kept(), settings_of(what, "test")[arm]
     its_arm = next(a for a in what.arm if a.id == arm)
-    rules = simulate(its_arm, setting, 0, what.measure, load("digits", 0), Path(), kept)
-    return kept.rows, dict(next(iter(rules.values())).x.items()) if SERVER in rules else {}
+    stage = scene(its_arm, setting, 0, load("digits", 0), Path())
+    rules = simulate(stage, what.measure, kept)
+    return kept.rows, dict(stage.model_of({me: rule.x for me, rule in rules.items() if "x" in rule.state()}).items())
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +122,111 @@ def until_complete(world: Any, job: int, what: Experiment, arm: str) -> None:
     rows, model = simulated(what, arm)
     assert [(r["round"], r["metric"], r["value"]) for r in ask(world, lambda root: root.log(job))] == rows
     with np.load(io.BytesIO(ask(world, lambda root: root.model(job)))) as found:
-        assert not model or {name: found[name].tobytes() for name in found.files} == {
+        assert {name: found[name].tobytes() for name in found.files} == {
             name: array.tobytes() for name, array in model.items()
         }
 
 
-def test_nodes_that_are_killed_change_nothing_and_samples_are_answered(world: Any) -> None:
-    what = experiment(rounds=6, epochs=8)
+def test_a_device_that_is_killed_changes_nothing_and_samples_are_answered(world: Any) -> None:
+    """Through the edge node, over mutual TLS."""
+    what = experiment(rounds=5, epochs=8)
     row = submit(world, what, "fedavg")
     assert row["nodes"] == ["cloud", *DEVICES]
     answered = world.marks()
-    for round, victim in ((1, DEVICES[0]), (2, "edge"), (3, "cloud")):
+    until_round(world, row["job"], 1)
+    world.fleet.kill(DEVICES[0])
+    assert job_row(world, row["job"])["round"] < 5, "the kill came too late to prove anything"
+    world.fleet.restart(DEVICES[0])
+    until_complete(world, row["job"], what, "fedavg")
+    world.until("samples were answered meanwhile", lambda: all(world.news(d, answered.get(d, 0)) for d in DEVICES))
+
+
+@pytest.mark.slow
+def test_an_edge_node_and_a_root_that_are_killed_change_nothing(world: Any) -> None:
+    what = experiment(rounds=6, epochs=8)
+    row = submit(world, what, "fedavg")
+    for round, victim in ((1, "edge"), (2, "cloud")):
         until_round(world, row["job"], round)
         world.fleet.kill(victim)
         world.fleet.restart(victim)
     assert job_row(world, row["job"])["round"] < 6, "the last kill came too late to prove anything"
     until_complete(world, row["job"], what, "fedavg")
-    world.until("samples were answered meanwhile", lambda: all(world.news(d, answered.get(d, 0)) for d in DEVICES))
+
+
+def test_peers_reach_one_another_through_the_tree_and_a_stopped_run_goes_on(world: Any) -> None:
+    what = experiment(rounds=40, fleet={"nodes": DEVICES[:2]})
+    row = submit(world, what, "d_psgd")
+    assert row["nodes"] == DEVICES[:2]
+    until_round(world, row["job"], 2)
+    assert ask(world, lambda root: root.change(row["job"], "stop"))["status"] == "stopped"
+    assert 2 <= (stopped := job_row(world, row["job"]))["round"] < 40
+    assert ask(world, lambda root: root.jobs())[-1] == stopped
+    assert ask(world, lambda root: root.change(row["job"], "resume"))["status"] in ("waiting", "running")
+    until_complete(world, row["job"], what, "d_psgd")
+
+
+def test_only_the_root_itself_takes_jobs_and_none_names_a_file(world: Any) -> None:
+    before = len(ask(world, lambda root: root.jobs(), "edge"))
+    request = request_of(experiment(1), "fedavg", 0)
+    with pytest.raises(SecurityError, match="the certificate belongs to edge, not to 'cloud'"):
+        ask(world, lambda root: root.submit(request), "edge")
+    for table, message in (
+        ({"arm": [{"id": "fedavg", "strategy": {"name": "/tmp/rule.py"}}]}, "a fleet runs what comes with tierline"),
+        ({"data": {"name": "/etc"}}, "and no files"),
+        ({"fleet": {"nodes": ["device-9"]}}, "the hierarchy has no node 'device-9'"),
+        ({"model": {"name": "mlpp"}}, "no such model: 'mlpp'; nearest is \"mlp\""),
+    ):
+        wrong = {**request["experiment"], **table}
+        with pytest.raises(ConfigError, match=message):
+            ask(world, lambda root, wrong=wrong: root.submit({**request, "experiment": wrong}))
+    assert len(ask(world, lambda root: root.jobs())) == before
+
+
+def test_an_experiment_is_submitted_followed_and_compared(
+    world: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """By the commands that an operator types."""
+    address, state = world.fleet.address("cloud"), str(world.fleet.run_dir / "state" / "cloud")
+    file = tmp_path / "two.toml"
+    file.write_text(
+        """
+schema = 1
+name   = "two"
+data.name = "digits"
+model  = { name = "mlp", hidden = [16] }
+train  = { num_workers = 4, rounds = 2, batch_size = 10 }
+
+[[arm]]
+id       = "fedavg"
+strategy = { name = "fedavg" }
+
+[[arm]]
+id       = "scaffold"
+strategy = { name = "scaffold" }
+"""
+    )
+    done = command("train", str(file), address, "--on", "fleet", "--out", "runs", "--state-dir", state, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "which goes on without this command" in done.stderr
+    listed = command("job", "ls", address, "--state-dir", state, "--format", "json", cwd=tmp_path)
+    rows = json.loads(listed.stdout)[-2:]
+    assert [(r["arm"], r["status"], r["round"]) for r in rows] == [
+        ("fedavg", "complete", "2/2"),
+        ("scaffold", "complete", "2/2"),
+    ]
+    chosen = [word for row in rows for word in ("--job", row["job"])]
+    there = command("job", "compare", address, *chosen, "--state-dir", state, "--format", "json", cwd=tmp_path)
+    here = command("job", "compare", "runs", "--format", "json", cwd=tmp_path)
+    of_root, of_folder = (
+        [{key: value for key, value in row.items() if key != "job"} for row in json.loads(done.stdout)]
+        for done in (there, here)
+    )
+    assert of_root == of_folder and len(of_root) == 2
+    models = []
+    for place, job, extra in ((address, rows[0]["job"], ("--state-dir", state)), ("runs", "fedavg/seed-0", ())):
+        out = tmp_path / f"{len(models)}.npz"
+        made = command("job", "export", place, "--job", job, "--model", str(out), *extra, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        with np.load(out) as found:
+            models.append({name: found[name].tobytes() for name in found.files})
+    assert models[0] == models[1] != {}

@@ -88,7 +88,7 @@ def run_both(
     path, overrides, experiment, arm, setting = arm_of(folder, name, rounds=rounds, epochs=epochs)
     dataset = load("digits", 0)
     simulated = Keeper()
-    rules = simulate(arm, setting, 0, experiment.measure, dataset, folder, simulated)
+    rules = simulate(scene(arm, setting, 0, dataset, folder), experiment.measure, simulated)
     stage = scene(arm, setting, 0, dataset, folder)
     killed = []
 

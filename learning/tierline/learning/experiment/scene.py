@@ -69,6 +69,7 @@ class Scene:
     """Names the run in all random draws."""
     job: Job
     setting: Setting
+    seed: int
 
     def lr(self, round: int) -> float:
         optimizer = self.setting.train.optimizer
@@ -143,7 +144,7 @@ def compose(
     files lie."""
     workers = worker_ids(setting.train.num_workers)
     rules, topology = _cast(arm, setting, base)
-    return Scene(population(workers), rules, topology, workers, f"seed {seed}", _job(setting), setting)
+    return Scene(population(workers), rules, topology, workers, f"seed {seed}", _job(setting), setting, seed)
 
 
 def _mean_model(models: list[Params]) -> Params:
