@@ -12,7 +12,7 @@ import pytest
 
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
-from tierline.core.link.attach import ATTACH, Attachment, is_of, learning_handler
+from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
 from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes, parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -207,6 +207,43 @@ def test_letters_of_all_sizes_cross_a_real_stream() -> None:
     desk, pacer = asyncio.run(asyncio.wait_for(cross(), 20))
     assert desk.letters == letters
     assert MIN_WINDOW <= pacer.window_bytes <= MAX_WINDOW and pacer.rate_bps > 0
+
+
+def test_a_stream_ends_when_its_caller_is_not_let_in_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.core.link.attach.HEARTBEAT_S", 0.02)
+    runs: list[str] = []
+    revoked: list[str] = []
+
+    class Child(Desk):
+        def attached(self, stream: Attachment) -> None:
+            stream.tell(Present((A,), "job 3"))
+
+    def desk_of(run: str) -> Desk:
+        runs.append(run)
+        return Desk()
+
+    def check(context: object) -> None:
+        if revoked:
+            raise errors.SecurityError("a was revoked")
+
+    async def cross() -> None:
+        clock = MonotonicClock()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((learning_handler(desk_of, clock, check),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = Attachment(Child(), clock, is_child=False)
+            attaching = asyncio.create_task(attach(channel, "parent", stream))
+            while not stream.was_up:
+                await asyncio.sleep(0.01)
+            revoked.append("a")
+            with pytest.raises(errors.SecurityError, match="a was revoked"):
+                await attaching
+        await server.stop(None)
+
+    asyncio.run(asyncio.wait_for(cross(), 20))
+    assert runs == ["job 3"]
 
 
 SIZES = (0, 1, 5000, 1 << 20, 0, 16 << 10, 300_000)

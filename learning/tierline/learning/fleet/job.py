@@ -15,8 +15,7 @@ from tierline.learning.experiment.file import Arm, Experiment, Setting, WorldTab
 NO_FOLDER = Path("/nonexistent")
 """A job names no files: whatever it runs is part of tierline, or in the configuration of the node."""
 
-_OF_FILES = (".", "/", "\\", "~")
-"""No name of anything that comes with tierline has these."""
+_OF_FILES = ("/", "\\", "~")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -82,7 +81,7 @@ def check_portable(experiment: Experiment, arm: str) -> None:
     setting = settings_of(experiment, "job")[arm]
     its_arm = next(known for known in experiment.arm if known.id == arm)
     for word in _words([msgspec.to_builtins(setting), its_arm.rule[1]]):
-        if any(mark in word for mark in _OF_FILES):
+        if word.endswith(".py") or any(mark in word for mark in _OF_FILES):
             raise ConfigError(
                 f"{word!r}: a fleet runs what comes with tierline, by its name, and no files; data of a node's own is "
                 "named in its agent.toml, [learn] data"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tierline.core.catalog import nearest
+from tierline.core.errors import ConfigError
 from tierline.core.types import NodeId
 from tierline.learning.experiment.file import Setting
-from tierline.models.data.load import load
+from tierline.models.data.load import NAMES, load
 from tierline.models.train.population import Population
 
 
@@ -16,6 +18,8 @@ def open_population(
     """`data` names what this node has, a data set or a path: all its training samples are dealt to the workers that
     compute here. Where it is empty they get what the experiment's partition deals them of the experiment's data set.
     The test split is that of whichever is read. Raises DataError, ConfigError."""
+    if not data and setting.data.name not in NAMES:  # which a peer says: it does not choose files of this machine
+        raise ConfigError(f"data.name = {setting.data.name!r}: no data set{nearest(setting.data.name, NAMES)}")
     is_own = bool(data and here)
     return Population(
         load(data or setting.data.name, seed),
