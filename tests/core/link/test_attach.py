@@ -218,6 +218,9 @@ def test_a_stream_ends_when_its_caller_is_not_let_in_any_more(monkeypatch: pytes
         def attached(self, stream: Attachment) -> None:
             stream.tell(Present((A,), "job 3"))
 
+        def present(self, stream: Attachment, before: frozenset[NodeId]) -> None:
+            up.set()
+
     def desk_of(run: str) -> Desk:
         runs.append(run)
         return Desk()
@@ -225,6 +228,8 @@ def test_a_stream_ends_when_its_caller_is_not_let_in_any_more(monkeypatch: pytes
     def check(context: object) -> None:
         if revoked:
             raise errors.SecurityError("a was revoked")
+
+    up = asyncio.Event()
 
     async def cross() -> None:
         clock = MonotonicClock()
@@ -235,8 +240,7 @@ def test_a_stream_ends_when_its_caller_is_not_let_in_any_more(monkeypatch: pytes
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stream = Attachment(Child(), clock, is_child=False)
             attaching = asyncio.create_task(attach(channel, "parent", stream))
-            while not stream.was_up:
-                await asyncio.sleep(0.01)
+            await up.wait()
             revoked.append("a")
             with pytest.raises(errors.SecurityError, match="a was revoked"):
                 await attaching
