@@ -56,7 +56,7 @@ def documented() -> list[list[str]]:
     return [command[1:] for command in commands if command and command[0] == "tierline"]
 
 
-NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels", "model")
+NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels", "model", "job")
 
 
 def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:

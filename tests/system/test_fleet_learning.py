@@ -32,6 +32,7 @@ from tierline.models.data.load import load
 T = TypeVar("T")
 DEVICES = [f"device-{view}" for view in VIEWS]
 NUM = 64
+TRAIN = {"num_workers": 3, "batch_size": 10}
 
 
 def experiment(rounds: int, epochs: int = 1, **tables: Any) -> Experiment:
@@ -40,7 +41,7 @@ def experiment(rounds: int, epochs: int = 1, **tables: Any) -> Experiment:
         "name": "on-the-fleet",
         "data": {"name": "digits"},
         "model": {"name": "mlp", "hidden": [16]},
-        "train": {"num_workers": 3, "rounds": rounds, "epochs": epochs, "batch_size": 10},
+        "train": {**TRAIN, "rounds": rounds, "epochs": epochs},
         "measure": {"metrics": ["test_accuracy", "train_loss", "num_messages", "num_bytes"]},
         "arm": [{"id": "fedavg", "strategy": {"name": "fedavg"}}, {"id": "d_psgd", "gossip": {"name": "d_psgd"}}],
         **tables,
@@ -230,3 +231,11 @@ strategy = { name = "scaffold" }
         with np.load(out) as found:
             models.append({name: found[name].tobytes() for name in found.files})
     assert models[0] == models[1] != {}
+
+
+def test_a_run_that_diverges_fails_by_name_and_the_next_one_learns(world: Any) -> None:
+    wild = experiment(2, fleet={"nodes": DEVICES[:1]}, train={**TRAIN, "rounds": 2, "optimizer": {"lr": 1e30}})
+    bad, good = (submit(world, what, "fedavg")["job"] for what in (wild, experiment(1)))
+    world.until("the first fails", lambda: job_row(world, bad)["status"] == "failed")
+    assert job_row(world, bad)["error"].startswith(f"{DEVICES[0]}: trainer: the loss is nan after")
+    until_complete(world, good, experiment(1), "fedavg")
