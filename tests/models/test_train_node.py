@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tierline.core.errors import ConfigError
+from tierline.core.config.sections import Learn
+from tierline.core.errors import ConfigError, DataError
 from tierline.core.types import NodeId
 from tierline.learning.cast import worker_ids
 from tierline.learning.experiment.file import Data, Setting, Train, WorldTable
+from tierline.learning.fleet.seat import load_trainer
 from tierline.models.data.load import load
 from tierline.models.train.node import open_population
 
@@ -42,3 +44,13 @@ def test_a_peer_chooses_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"data\.name = 'private': no data set"):
         open_population("", setting("private"), 0, WORKERS, [WORKERS[0]])
+
+
+def test_data_that_is_not_there_is_found_at_the_start(tmp_path: Path) -> None:
+    for good in ("", "digits", str(tmp_path)):
+        load_trainer(Learn("torch", good))
+    with pytest.raises(DataError, match=r"learn\.data = 'digit': neither a data set nor .*nearest is \"digits\""):
+        load_trainer(Learn("torch", "digit"))
+    assert load_trainer(Learn()) is None
+    with pytest.raises(ValueError, match="nothing computes on it"):
+        Learn("", "digits")

@@ -140,6 +140,8 @@ def test_a_device_that_is_killed_changes_nothing_and_samples_are_answered(world:
     world.fleet.restart(DEVICES[0])
     until_complete(world, row["job"], what, "fedavg")
     world.until("samples were answered meanwhile", lambda: all(world.news(d, answered.get(d, 0)) for d in DEVICES))
+    state, journals = world.fleet.run_dir / "state", f"*/learning/{'[0-9a-f]' * 16}.sqlite*"
+    world.until("journals of a complete job go", lambda: not list(state.glob(journals)))
 
 
 @pytest.mark.slow

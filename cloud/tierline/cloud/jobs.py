@@ -28,6 +28,7 @@ from tierline.core.link.jobs import Row, jobs_handler
 from tierline.core.link.learning_wire import content_from_bytes
 from tierline.core.link.letters import Letter
 from tierline.core.link.tasks import end
+from tierline.core.telemetry.environment import environment
 from tierline.learning.driver.link import MODEL, REPORT
 from tierline.learning.experiment.file import Experiment
 from tierline.learning.experiment.measure import Due, Measuring
@@ -55,7 +56,7 @@ class Jobs:
         self._learn, self._host = learn, host
         self._store = JobStore(state_dir / "learning" / "jobs.sqlite")
         self._learner = make_learner(learn, host, state_dir, self)
-        self._changed = asyncio.Event()
+        self._changed, self._environment = asyncio.Event(), environment()
         self._reports: JobReports | None = None
         self._measuring: Measuring | None = None
         self._stage: Scene | None = None
@@ -150,6 +151,7 @@ class Jobs:
             "ended_at": ended_at,
             room[0]: room[1],
             "setting": msgspec.to_builtins(job.setting),
+            "environment": self._environment,
         }
 
     # --- the Clerk --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ learn need no framework."""
 
 
 def make_learner(learn: Learn, host: Host, state_dir: Path, clerk: Clerk | None = None) -> Learner:
-    """Raises MissingDependency where the trainer's framework is not installed."""
+    """Raises as `load_trainer` does."""
 
     def covers(above: str, node: str) -> bool:
         plan = host.node.plan
@@ -43,7 +43,7 @@ def make_learner(learn: Learn, host: Host, state_dir: Path, clerk: Clerk | None 
 
 
 def load_trainer(learn: Learn) -> OpenPopulation | None:
-    """None where this node does not learn."""
+    """None where this node does not learn. Raises MissingDependency, and DataError for data that is not there."""
     if not learn.trainer:
         return None
     try:
@@ -53,4 +53,5 @@ def load_trainer(learn: Learn) -> OpenPopulation | None:
             f"learn.trainer = {learn.trainer!r} needs the Python package {error.name!r}: "
             "pip install 'tierline[train]', or leave [learn] out"
         ) from error
+    module.check_data(learn.data)
     return functools.partial(module.open_population, learn.data)

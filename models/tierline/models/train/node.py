@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tierline.core.catalog import nearest
-from tierline.core.errors import ConfigError
+from tierline.core.errors import ConfigError, DataError
 from tierline.core.types import NodeId
 from tierline.learning.experiment.file import Setting
 from tierline.models.data.load import NAMES, load
 from tierline.models.train.population import Population
+
+
+def check_data(data: str) -> None:
+    """Raise DataError for a configuration that names no data set; nothing is read."""
+    if data and data not in NAMES and not Path(data).exists():
+        raise DataError(f"learn.data = {data!r}: neither a data set nor an existing path{nearest(data, NAMES)}")
 
 
 def open_population(
