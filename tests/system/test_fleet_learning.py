@@ -103,6 +103,11 @@ def job_row(world: Any, job: int) -> dict[str, Any]:
     return next(row for row in ask(world, lambda root: root.jobs()) if row["job"] == job)
 
 
+def journals(world: Any) -> list[Path]:
+    """Of runs that are under way or stopped, at all nodes."""
+    return list((world.fleet.run_dir / "state").glob(f"*/learning/{'[0-9a-f]' * 16}.sqlite"))
+
+
 def until_round(world: Any, job: int, round: int) -> None:
     world.until(f"round {round} of job {job}: {job_row(world, job)}", lambda: job_row(world, job)["round"] >= round)
 
@@ -140,8 +145,7 @@ def test_a_device_that_is_killed_changes_nothing_and_samples_are_answered(world:
     world.fleet.restart(DEVICES[0])
     until_complete(world, row["job"], what, "fedavg")
     world.until("samples were answered meanwhile", lambda: all(world.news(d, answered.get(d, 0)) for d in DEVICES))
-    state, journals = world.fleet.run_dir / "state", f"*/learning/{'[0-9a-f]' * 16}.sqlite*"
-    world.until("journals of a complete job go", lambda: not list(state.glob(journals)))
+    world.until("journals of a complete job go", lambda: not journals(world))
 
 
 @pytest.mark.slow
@@ -162,6 +166,7 @@ def test_peers_reach_one_another_through_the_tree_and_a_stopped_run_goes_on(worl
     assert row["nodes"] == DEVICES[:2]
     until_round(world, row["job"], 2)
     assert ask(world, lambda root: root.change(row["job"], "stop"))["status"] == "stopped"
+    assert len(journals(world)) >= 2
     assert 2 <= (stopped := job_row(world, row["job"]))["round"] < 40
     assert ask(world, lambda root: root.jobs())[-1] == stopped
     assert ask(world, lambda root: root.change(row["job"], "resume"))["status"] in ("waiting", "running")
