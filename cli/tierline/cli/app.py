@@ -15,6 +15,7 @@ from tierline.core.errors import UsageError
 COMMANDS = (
     "demo",
     "train",
+    "job",
     "model",
     "up",
     "bench",

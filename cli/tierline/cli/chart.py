@@ -41,8 +41,8 @@ class Axis:
     """Given ones; default: round numbers."""
 
 
-def chart(series: Sequence[Series], x: Axis, y: Axis, title: str) -> str:
-    """The SVG's text. Raises DataError where there is nothing to draw."""
+def chart(series: Sequence[Series], x: Axis, y: Axis, title: str, *, about: str = "") -> str:
+    """The SVG's text; `about` stands inside it, unseen. Raises DataError where there is nothing to draw."""
     points = [point for one in series for point in one.points]
     if not points:
         raise DataError(f"{title}: no points to draw")
@@ -61,6 +61,7 @@ def chart(series: Sequence[Series], x: Axis, y: Axis, title: str) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
             f"<title>{escape(title)}</title>",
+            f"<desc>{escape(about)}</desc>",
             f"<style>{STYLE}</style>",
             f'<rect class="page" width="{_WIDTH}" height="{height}"/>',
             f'<text class="title" x="20" y="30">{escape(title)}</text>',

@@ -197,10 +197,15 @@ class Directive(_message.Message):
     SWITCH_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     MEASURE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     beat: _builtins.int
     """Echo of a heartbeat: the parent lives."""
     measure: _builtins.bytes
     """JSON as tierline.core.flow.orders writes it: what the node it names is to measure, this one or one further below."""
+    jobs: _builtins.bytes
+    """JSON as tierline.learning.fleet.job writes it: what is learned now. Sent when the child connects and whenever it
+    changes.
+    """
     @_builtins.property
     def plan(self) -> _plan_pb2.PlanDocument: ...
     @_builtins.property
@@ -217,10 +222,11 @@ class Directive(_message.Message):
         switch: Global___Switch | None = ...,
         revoked: _abc.Iterable[_builtins.str] | None = ...,
         measure: _builtins.bytes = ...,
+        jobs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "switch", b"switch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "measure", b"measure", "plan", b"plan", "revoked", b"revoked", "switch", b"switch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "jobs", b"jobs", "measure", b"measure", "plan", b"plan", "revoked", b"revoked", "switch", b"switch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["beat", "plan", "switch"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015

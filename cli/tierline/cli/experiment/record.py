@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, DataError, NodeFailed
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import NodeId
 from tierline.learning.errors import Deadlock
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import State
 
 SCHEMA = 1
+MODEL = ".model.npz"
+"""In place of the metrics file's suffix: the final model."""
 
 _IDENTITY = ("schema", "experiment", "arm", "seed", "on", "strategy", "gossip", "setting")
 """Fields of the first line that must agree for a run to be gone on with."""
-
-Row = tuple[int, str, float]
-"""Round, metric, value."""
 
 
 class Record:
@@ -85,6 +86,11 @@ class Record:
                 so_far[name] = float(value)
         return round, dict(states), so_far
 
+    def keep_model(self, x: Params) -> None:
+        """The final model, as named arrays beside the measurements."""
+        with self._path.with_suffix(MODEL).open("wb") as file:
+            np.savez(file, **dict(x.items()))  # type: ignore[arg-type]
+
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
         """Writes how it ended. What went wrong on a node, such as a model that diverged, ends this run only and is
@@ -105,13 +111,13 @@ class Record:
         return [(round, value) for round, name, value in self.rows if name == metric]
 
     def _read(self) -> None:
-        lines = _lines(self._path)
-        head = lines[0] if lines else {}
+        found_lines = lines(self._path)
+        head = found_lines[0] if found_lines else {}
         for key in _IDENTITY:
             if head.get(key) != json.loads(json.dumps(self._head.get(key))):
                 raise ConfigError(f"--resume: {self._path} was run with another {key!r}; give another --out")
-        rows = [(line["round"], line["metric"], line["value"]) for line in lines if line["record"] == "metric"]
-        self.is_complete = lines[-1].get("status") == "complete"
+        rows = [(line["round"], line["metric"], line["value"]) for line in found_lines if line["record"] == "metric"]
+        self.is_complete = found_lines[-1].get("status") == "complete"
         found = None if self.is_complete else self.saved()
         self.rows = [row for row in rows if self.is_complete or (found is not None and row[0] <= found[0])]
 
@@ -146,7 +152,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     """All whole lines; the last may have been cut off when the run was killed."""
     found = []
     for text in path.read_text("utf-8").splitlines():

@@ -57,6 +57,10 @@ class Desk:
         self.body = node.body
         self.revoked: Callable[[], tuple[str, ...]] = tuple
         """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
+        self.jobs: Callable[[], bytes] = bytes
+        """What is learned now."""
+        self.learning: Callable[[], dict[str, Any]] = dict
+        """What this node says of its learning."""
         self.planner: Planner | None = None
         """Set by the root, which makes the Plans."""
         self.coming: Bundle | None = None
@@ -202,7 +206,9 @@ class Desk:
     def status_record(self) -> dict[str, Any]:
         """This node and everything below it, by node id."""
         measuring = {"profiling": self.profiler.state, "machine": self._machine}
-        nodes: dict[str, Any] = {self.node.id: {**node_record(self.node), **measuring}}
+        nodes: dict[str, Any] = {
+            self.node.id: {**node_record(self.node), **measuring, "learning": self.learning()},
+        }
         for child, below in self._beats.items():
             for name, record in below.items():
                 nodes[name] = {**record, "connected": record.get("connected", True) and child in self.node.children}

@@ -69,17 +69,21 @@ class Dialler:
         on_order: Callable[[Order, Fetch], None],
         on_revoked: Callable[[tuple[str, ...]], None],
         on_measure: Callable[[bytes], None] = lambda order: None,
+        on_jobs: Callable[[bytes], None] = lambda jobs: None,
+        alongside: Callable[[grpc.aio.Channel, str], Awaitable[None]] | None = None,
         credentials: grpc.ChannelCredentials | None,
         tls: TlsFiles | None,
         rng: random.Random,
         backoff: Backoff | None = None,
     ) -> None:
+        """`alongside(channel, address)` runs while the stream is open, and is cancelled with it."""
         self.address = address
         self.link = link
         self.last_error = ""
         self._hello, self._beat, self._prepare = hello, beat, prepare
         self._on_change, self._on_order, self._on_revoked = on_change, on_order, on_revoked
         self._on_measure = on_measure
+        self._on_jobs, self._alongside = on_jobs, alongside
         self._fleet: Any = None
         self._credentials, self._tls = credentials, tls
         self._rng = rng
@@ -185,6 +189,7 @@ class Dialler:
         self._on_change(True)
         attending = asyncio.create_task(self._attend(fleet, heartbeat_s))
         serving = asyncio.create_task(self.link.serve(_reader(call), _writer(call)))
+        beside = [asyncio.ensure_future(self._alongside(channel, self.address))] if self._alongside else []
         try:
             done, _ = await asyncio.wait((attending, serving), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -194,7 +199,7 @@ class Dialler:
         finally:
             self._fleet = None
             call.cancel()
-            await end((attending, serving))
+            await end((*beside, attending, serving))
             self._on_change(False)
 
     async def _attend(self, fleet: Any, heartbeat_s: float) -> None:
@@ -216,6 +221,8 @@ class Dialler:
             async for directive in fleet.Attend(beats()):
                 heard.set()
                 self._on_revoked(tuple(directive.revoked))
+                if directive.jobs:
+                    self._on_jobs(directive.jobs)
                 order = _order_from_wire(directive)
                 if order is not None:
                     self._on_order(order, lambda digest: _fetch(fleet, digest))

@@ -9,6 +9,7 @@ import json
 import socket
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 import grpc
@@ -43,8 +44,18 @@ from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
 OPEN_TIMEOUT_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Words = asyncio.Queue[Order | bytes | int | None]
-"""What a child is to be told: of Plans, what to measure, and the numbers of its heartbeats. None ends it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child is to do beside answering: JSON of `core.flow.orders`, or of `learning.fleet.job`."""
+
+    measure: bytes = b""
+    jobs: bytes = b""
+
+
+Words = asyncio.Queue[Order | Task | int | None]
+"""What a child is to be told: of Plans, of tasks, and the numbers of its heartbeats. None ends it."""
 
 
 class ParentDesk(MeasureDesk, Protocol):
@@ -68,6 +79,10 @@ class ParentDesk(MeasureDesk, Protocol):
 
     def revoked(self) -> tuple[str, ...]:
         """Serials of certificates that count no more; asked at every join, stream and heartbeat."""
+        ...
+
+    def jobs(self) -> bytes:
+        """What is learned now, for a Directive; empty where nothing was ever."""
         ...
 
     def is_serving(self, section: str = "") -> bool | None:
@@ -223,6 +238,16 @@ class Listener:
         if serial in self._desk.revoked():
             raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
+    def check_child(self, context: Context) -> str | None:
+        """Who calls: under mutual TLS a node that has joined and was not revoked; None on a plain link. Raises
+        PeerRejected, SecurityError."""
+        auth = context.auth_context()
+        if peer_serial(auth) is None:
+            return None
+        node = peer_node_id(auth) or ""
+        self.check_joined(context, node)
+        return node
+
     def check_operator(self, context: Context) -> None:
         """Under mutual TLS only this node's own certificate changes what it decides. Raises SecurityError."""
         try:
@@ -319,7 +344,7 @@ class _FleetService(MeasureCalls, fleet_pb2_grpc.FleetServicer):
 
     async def _hear(self, context: Any, words: Words) -> None:
         """Heartbeats of one child, until they end; then `words` end, too."""
-        node, epoch, beats = "", 0, 0
+        node, epoch, beats, jobs = "", 0, 0, b""
         try:
             while True:
                 beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
@@ -335,8 +360,10 @@ class _FleetService(MeasureCalls, fleet_pb2_grpc.FleetServicer):
                 beats += 1
                 words.put_nowait(beats)
                 for order in self._desk.orders(node):
-                    words.put_nowait(order)
+                    words.put_nowait(Task(measure=order))
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms, _states(beat.switches)))
+                if jobs != (jobs := self._desk.jobs()):
+                    words.put_nowait(Task(jobs=jobs))
         except grpc.aio.BaseError:
             return  # the server stops
         except asyncio.TimeoutError:
@@ -405,11 +432,11 @@ _PHASES = {
 }
 
 
-def _directive(word: Order | bytes | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
+def _directive(word: Order | Task | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
     if isinstance(word, int):
         return fleet_pb2.Directive(beat=word, revoked=revoked)
-    if isinstance(word, bytes):
-        return fleet_pb2.Directive(measure=word, revoked=revoked)
+    if isinstance(word, Task):
+        return fleet_pb2.Directive(measure=word.measure, jobs=word.jobs, revoked=revoked)
     document = plan_pb2.PlanDocument(document=word.plan)
     if word.phase == "knobs":
         return fleet_pb2.Directive(plan=document, revoked=revoked)
