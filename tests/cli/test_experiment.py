@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from tierline.cli.experiment import simulate as simulating
-from tierline.cli.experiment.file import Expectation, Measure, read
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.record import Record
 from tierline.cli.main import main
 from tierline.core.errors import ConfigError, NodeFailed
+from tierline.learning.experiment.file import Expectation, Measure, read
 
 ROOT = Path(__file__).parents[2]
 

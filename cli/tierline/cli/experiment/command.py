@@ -6,21 +6,27 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
-from tierline.cli.experiment.file import Arm, Experiment, Setting, read
+from tierline.cli.experiment.fleet import OnFleet
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.processes import Processes, Request
-from tierline.cli.experiment.record import Record, Row, digest
-from tierline.cli.experiment.replay import read_replay, record_lines
+from tierline.cli.experiment.record import Record, digest
+from tierline.cli.experiment.replay import Replay, read_replay, record_lines
 from tierline.cli.experiment.scene import check, data_name, scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.output import Format, emit
+from tierline.core.arrays import Params
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
+from tierline.learning.experiment.file import Arm, Experiment, Setting, read
+from tierline.learning.experiment.scene import Row, Scene
+from tierline.learning.fleet.job import check_portable
 from tierline.models.data.dataset import Dataset
 from tierline.models.data.load import load
 
@@ -37,11 +43,12 @@ def run_experiment(
     resume: bool,
     form: Format,
     output: Path | None,
-    on_processes: bool = False,
+    on: Literal["simulate", "processes", "fleet"] = "simulate",
+    fleet: OnFleet | None = None,
     replay: Path | None = None,
 ) -> None:
-    """Train, write one metrics file per run into `out`, print the summary. `replay` holds runs on processes that are
-    gone through again. Raises TierlineError."""
+    """Train, write one metrics file per run into `out`, print the summary. `fleet` is where jobs go, `replay` has runs
+    on processes that are gone through again. Raises TierlineError."""
     experiment, settings = read(path, overrides)
     chosen = [arm for arm in experiment.arm if not arms or arm.id in arms]
     known = [arm.id for arm in experiment.arm]
@@ -50,38 +57,39 @@ def run_experiment(
             raise ConfigError(f"--arm {arm_id}: {path.name} has no such arm{nearest(arm_id, known)}")
     check_claims(experiment.expect, known)
     for arm in chosen:
-        check(arm, settings[arm.id], path.parent)
+        if fleet is None:
+            check(arm, settings[arm.id], path.parent)
+        else:
+            check_portable(experiment, arm.id)
+    if fleet is not None:
+        _check_free(out, chosen, settings, resume=resume)
+        pairs = [(arm.id, seed) for arm in chosen for seed in settings[arm.id].train.seeds]
+        for name, job in fleet.submit(experiment, pairs, resume=resume).items():
+            _say(f"{name}: job {job} of {fleet.address}, which goes on without this command")
     datasets: dict[tuple[str, int], Dataset] = {}
     runs: dict[str, list[Record]] = {}
     for arm in chosen:
         setting = settings[arm.id]
         for seed in setting.train.seeds:
-            head = _head(experiment, arm, setting, seed, path, overrides, on_processes, replay)
+            head = _head(experiment, arm, setting, seed, path, overrides, on, replay)
             file = f"{arm.id}/seed-{seed}.jsonl"
             again = read_replay(replay / file, head) if replay else None
             record = Record(out / file, head, resume=resume)
             if not record.is_complete:
-                name = data_name(setting, path.parent)
-                if (name, seed) not in datasets:
-                    datasets = {(name, seed): load(name, seed)}
-                dataset, base = datasets[name, seed], path.parent
-                keeper = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
+                aloud = _Aloud(record, f"{arm.id} seed {seed}", experiment.measure.metrics[0], setting.train.rounds)
                 with record.until_the_end():
-                    if on_processes:
-                        folder = out / arm.id / f"seed-{seed}.nodes"
-                        stage = scene(arm, setting, seed, dataset, base)
-                        with Processes(
-                            stage, Request(path, overrides, arm.id, seed), folder, resume=resume
-                        ) as processes:
-                            processes.measure(experiment.measure, keeper)
-                            record.end_with(record_lines(processes.participants(), processes.models()))
-                        shutil.rmtree(folder)
+                    if fleet is not None:
+                        record.keep_model(fleet.follow(arm.id, seed, aloud, _say))
                     else:
-                        heard = again.participants if again else None
-                        rules = simulate(arm, setting, seed, experiment.measure, dataset, base, keeper, heard)
-                        if again:
-                            again.check(rules)
-                            _say(f"{arm.id} seed {seed}: ends with the models of {again.path}")
+                        name = data_name(setting, path.parent)
+                        if (name, seed) not in datasets:
+                            datasets = {(name, seed): load(name, seed)}
+                        stage = scene(arm, setting, seed, datasets[name, seed], path.parent)
+                        request = Request(path, overrides, arm.id, seed)
+                        if on == "processes":
+                            _on_processes(stage, request, experiment, aloud, record, out, resume=resume)
+                        else:
+                            _simulated(stage, experiment, aloud, record, again)
                 if record.error:
                     _say(f"{arm.id} seed {seed}: failed: {record.error}")
             runs.setdefault(arm.id, []).append(record)
@@ -93,6 +101,38 @@ def run_experiment(
         emit(verdicts, form, None)
     else:
         emit(rows, form, output, {"experiment": experiment.name, "arms": rows, "expectations": verdicts})
+
+
+def _on_processes(
+    stage: Scene, request: Request, experiment: Experiment, keeper: _Aloud, record: Record, out: Path, *, resume: bool
+) -> None:
+    folder = out / request.arm / f"seed-{request.seed}.nodes"
+    with Processes(stage, request, folder, resume=resume) as processes:
+        processes.measure(experiment.measure, keeper)
+        states, start = processes.states(), stage.population.start
+        record.end_with(record_lines(processes.participants(), processes.models()))
+    shutil.rmtree(folder)
+    models = {
+        me: Params(start.layout, np.asarray(s["x"]), buffers=start.buffers) for me, s in states.items() if "x" in s
+    }
+    record.keep_model(stage.model_of(models))
+
+
+def _simulated(stage: Scene, experiment: Experiment, keeper: _Aloud, record: Record, again: Replay | None) -> None:
+    rules = simulate(stage, experiment.measure, keeper, again.participants if again else None)
+    if again:
+        again.check(rules)
+        _say(f"{record.arm} seed {record.seed}: ends with the models of {again.path}")
+    record.keep_model(stage.model_of({me: r.x for me, r in rules.items() if "x" in r.state()}))
+
+
+def _check_free(out: Path, arms: Sequence[Arm], settings: Mapping[str, Setting], *, resume: bool) -> None:
+    """Before anything is submitted: `out` takes these runs."""
+    for arm in arms:
+        for seed in settings[arm.id].train.seeds:
+            path = out / arm.id / f"seed-{seed}.jsonl"
+            if path.exists() and not resume:
+                raise ConfigError(f"--out: {path} holds a run already; add --resume, or give another folder")
 
 
 class _Aloud:
@@ -119,17 +159,17 @@ def _head(
     seed: int,
     path: Path,
     overrides: list[str],
-    on_processes: bool,
+    on: str,
     replay: Path | None,
 ) -> dict[str, Any]:
     room, rule = arm.rule
-    where = ["--on", "processes"] if on_processes else ["--replay", str(replay)] if replay else []
+    where = ["--replay", str(replay)] if replay else [] if on == "simulate" else ["--on", on]
     words = [*where, *(word for o in overrides for word in ("--set", o))]
     return {
         "experiment": experiment.name,
         "arm": arm.id,
         "seed": seed,
-        "on": "processes" if on_processes else "replay" if replay else "simulate",
+        "on": "replay" if replay else on,
         room: rule,
         "setting": msgspec.to_builtins(setting),
         "command": shlex.join(["tierline", "train", str(path), *words]),

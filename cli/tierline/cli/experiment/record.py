@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, DataError, NodeFailed
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import NodeId
 from tierline.learning.errors import Deadlock
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import State
 
 SCHEMA = 1
+MODEL = ".model.npz"
+"""In place of the metrics file's suffix: the final model."""
 
 _IDENTITY = ("schema", "experiment", "arm", "seed", "on", "strategy", "gossip", "setting")
 """Fields of the first line that must agree for a run to be gone on with."""
-
-Row = tuple[int, str, float]
-"""Round, metric, value."""
 
 
 class Record:
@@ -89,6 +90,11 @@ class Record:
             else:
                 so_far[name] = float(value)
         return round, dict(states), so_far
+
+    def keep_model(self, x: Params) -> None:
+        """The final model, as named arrays beside the measurements."""
+        with self._path.with_suffix(MODEL).open("wb") as file:
+            np.savez(file, **dict(x.items()))  # type: ignore[arg-type]
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ A turn that is taken again after a restart hears what it heard, and what it had 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ from tierline.learning.rule import Rule, Trainer
 
 LOG = logging.getLogger("tierline.learning")
 
+REPORT, MODEL = "report", "model"
+"""Names in the content of a report: its document as JSON, and the flat model."""
+
+MONITOR = NodeId("monitor")
+"""Receives the reports of all nodes of a fleet; it is no node of the run."""
+
 _ROUND_BITS = 20
 """A node writes fewer than 2^20 letters a turn."""
 
@@ -54,6 +61,8 @@ class Task:
     """Of one member of a sum: how many samples a worker may claim."""
     shows_model: Callable[[NodeId, int], bool] = lambda node, round: False
     """Whether a node's model after so many rounds is kept in its reports."""
+    reports: bool = False
+    """Whether reports are sent to the MONITOR too, as letters."""
 
 
 class _Waiting:
@@ -395,17 +404,24 @@ class LinkNode:
 
     def _commit(self, running: Running) -> None:
         peer = self._peer
-        for tag, sender, mark in running.read:
-            self._cursors[tag, sender] = max(mark, self._cursors.get((tag, sender), (-1, -1)))
-        peer.finish()
-        peer.compute_ns = 0
         document = {
             "losses": self._losses,
             "num_messages": self._num_messages,
             "num_bytes": self._num_bytes,
             "num_late": self._num_late,
         }
-        model = peer.rule.x.flat.tobytes() if self._task.shows_model(self.me, peer.round) else None
+        is_turn = running.step[0] == "turn"
+        flat = peer.rule.x.flat if self._task.shows_model(self.me, peer.round + is_turn) else None
+        if self._task.reports and is_turn:
+            # Before the commit: the turn that is taken again writes it again, word for word.
+            arrays = {REPORT: np.frombuffer(json.dumps(document).encode(), np.uint8)}
+            content = Content(arrays if flat is None else arrays | {MODEL: flat})
+            self._outbox.send(running.step, "report", REPORT, [(MONITOR, content, None)])
+        for tag, sender, mark in running.read:
+            self._cursors[tag, sender] = max(mark, self._cursors.get((tag, sender), (-1, -1)))
+        peer.finish()
+        peer.compute_ns = 0
+        model = None if flat is None or self._task.reports else flat.tobytes()
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()

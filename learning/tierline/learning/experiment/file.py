@@ -98,6 +98,13 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first round whose test accuracy reaches it is told as `rounds_to_target`."""
 
 
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read by `--on fleet` only."""
+
+    nodes: list[str] = []
+    """Who holds the workers, which are dealt round; empty: all nodes that can learn, in the hierarchy's order."""
+
+
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     strategy: Table | None = None
@@ -137,6 +144,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of arms with a gossip rule; a strategy's is a star."""
     world: WorldTable = WorldTable()
     measure: Measure = Measure()
+    fleet: Fleet = Fleet()
     expect: list[Expectation] = []
 
 
@@ -153,14 +161,25 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read(path: Path, overrides: list[str]) -> tuple[Experiment, dict[str, Setting]]:
     """The file, and what each arm runs with. Raises ConfigError."""
     loaded = config.load(path, Experiment, overrides=overrides, prefix=PREFIX)
-    experiment = loaded.value
-    _check(experiment, path.name)
+    _check(loaded.value, path.name)
+    return loaded.value, settings_of(loaded.value, path.name)
+
+
+def parse(table: Mapping[str, Any], name: str) -> Experiment:
+    """An experiment that is no file, such as one that was sent. Raises ConfigError; `name` stands for it there."""
+    experiment = config.convert(table, Experiment, name)
+    _check(experiment, name)
+    return experiment
+
+
+def settings_of(experiment: Experiment, name: str) -> dict[str, Setting]:
+    """What each arm runs with. Raises ConfigError."""
     shared = {key: value for key, value in msgspec.to_builtins(experiment).items() if key in SHARED}
     settings = {}
     for index, arm in enumerate(experiment.arm):
         changes = {key: value for key, value in msgspec.to_builtins(arm).items() if key in SHARED}
-        settings[arm.id] = config.convert(_merge(shared, changes), Setting, f"{path.name}: arm[{index}]")
-    return experiment, settings
+        settings[arm.id] = config.convert(_merge(shared, changes), Setting, f"{name}: arm[{index}]")
+    return settings
 
 
 def located(table: Table, base: Path) -> Table:
