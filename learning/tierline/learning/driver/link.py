@@ -425,7 +425,7 @@ class LinkNode:
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()
-        self._is_new = False
+        self._is_new = self._is_new and not running.taken  # turns that hear nobody say nothing about where the run is
         self._num_late = 0
         self._parts = {key: parts for key, parts in self._parts.items() if not peer.is_past(key[0])}
         self._totals = {key: total for key, total in self._totals.items() if not peer.is_past(key[0])}
