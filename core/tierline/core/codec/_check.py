@@ -32,6 +32,19 @@ class CodeRows(NamedTuple):
     """Code 0 is in the most significant bits of its byte; otherwise codes are one little-endian stream of bits."""
 
 
+class RowSize(NamedTuple):
+    """How many bytes a row of n > 0 float32 values takes: head_bytes + ceil(n * bits / 8). A codec's attribute
+    `row_size`, where it has so simple a law."""
+
+    head_bytes: int
+    bits: int
+
+    @property
+    def is_flat(self) -> bool:
+        """Each value is coded by itself in whole bytes: rows behind one another are coded as one row would be."""
+        return self.head_bytes == 0 and self.bits % 8 == 0
+
+
 def float_rows(x_B: Array, codec: str) -> Array:
     """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
     check_floats(x_B, codec)

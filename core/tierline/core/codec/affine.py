@@ -29,7 +29,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import CodeRows, check_floats, check_head, check_length, result
+from tierline.core.codec._check import CodeRows, RowSize, check_floats, check_head, check_length, result
 from tierline.core.coding import canonical
 from tierline.core.errors import CodecError, ConfigError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
@@ -70,6 +70,7 @@ class Affine:
         self._by_channel, self._stochastic = per == "channel", rounding == "stochastic"
         self._is_plain = self.token.split(":")[1:] in ([], [str(bits)])
         self.code_rows = None if self._by_channel else CodeRows(kernel.HEADER_BYTES, bits)
+        self.row_size = None if self._by_channel else RowSize(kernel.HEADER_BYTES, bits)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         check_floats(x_B, self.token)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import FLOAT32, CodeRows, check_floats, check_head, check_length, result
+from tierline.core.codec._check import FLOAT32, CodeRows, RowSize, check_floats, check_head, check_length, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -26,6 +26,7 @@ class Bitplane:
     role: ClassVar[str] = "values"
     token: ClassVar[str] = "bitplane"
     code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
+    row_size: ClassVar[RowSize] = RowSize(0, 1)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         shape = x_B.shape
