@@ -91,6 +91,25 @@ class Affine:
             raise CorruptPayload(f"{self.token}: {error}") from None
         return x_B
 
+    def encode_runs(self, values: Array, number_B: Array, data: Array, place_B: Array, *, seed: int = 0) -> bool:
+        """Code rows of so many of the values each to these places in `data`; False where that takes a call a row."""
+        if self._by_channel:
+            return False
+        options = self._range, self._percent, self._stochastic, seed & _SEED_MASK
+        try:
+            return kernel.encode_runs(values, number_B, data, place_B, self._bits, *options)
+        except ValueError as error:
+            raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
+
+    def decode_runs(self, data: bytes, place_B: Array, number_B: Array, values: Array) -> bool:
+        """The reverse. Raises CorruptPayload."""
+        if self._by_channel:
+            return False
+        try:
+            return kernel.decode_runs(data, place_B, number_B, values, self._bits)
+        except ValueError as error:
+            raise CorruptPayload(f"{self.token}: {error}") from None
+
     def max_error(self, x_B: Array) -> float:
         """Of the worst row: half a step (a whole one where rounding is stochastic) or what the range leaves out, and
         what float32 rounding adds on the way there and back. Exact 0 for constant rows."""

@@ -53,12 +53,13 @@ class SparseBitmap:
         every_B = np.arange(len(number_B)) * num_bytes
         kernel.place(bitmap_BP.reshape(-1), data, every_B, starts_B, np.full_like(starts_B, num_bytes))
         params: dict[str, float] = {}
-        for rows_R in self._groups(number_B):
+        runs = getattr(self._inner, "encode_runs", None)
+        in_one = runs is not None and runs(values, number_B, data, starts_B + num_bytes, seed=seed)
+        for rows_R in () if in_one else self._groups(number_B):
             coded = self._inner.encode(_batch(values, number_B, firsts_B, rows_R, self._is_flat), seed=seed)
             params = dict(coded.params)  # of the seed and the options alone: equal for all rows
-            size_R = size_B[rows_R]
-            source = np.frombuffer(coded.data, np.uint8)
-            kernel.place(source, data, _before(size_R), starts_B[rows_R] + num_bytes, size_R)
+            source, size_R = np.frombuffer(coded.data, np.uint8), size_B[rows_R]
+            _place(source, data, _before(size_R), starts_B[rows_R] + num_bytes, size_R)
         return Payload(self.token, "float32", x_B.shape, data.tobytes(), params)
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
@@ -81,14 +82,16 @@ class SparseBitmap:
         x_B = result(out, num_rows, limit)
         values = np.empty(int(number_B.sum()), np.float32)
         size_B, firsts_B = self._sizes(number_B), _before(number_B)
-        for rows_R in self._groups(number_B):
-            size_R, coded = size_B[rows_R], np.empty(int(size_B[rows_R].sum()), np.uint8)
-            kernel.place(data, coded, starts_B[rows_R] + num_bytes, _before(size_R), size_R)
+        runs = getattr(self._inner, "decode_runs", None)
+        in_one = runs is not None and runs(payload.data, starts_B + num_bytes, number_B, values)
+        for rows_R in () if in_one else self._groups(number_B):
+            size_R, length_R = size_B[rows_R], 4 * number_B[rows_R]
+            coded = np.empty(int(size_R.sum()), np.uint8)
+            _place(data, coded, starts_B[rows_R] + num_bytes, _before(size_R), size_R)
             shape = (1, len(values)) if self._is_flat else (len(rows_R), int(number_B[rows_R[0]]))
             row = Payload(self._inner.token, "float32", shape, coded.tobytes(), payload.params)
-            batch = self._inner.decode(row, TensorSpec("float32", shape[1:]), max_rows=len(rows_R))
-            length_R = 4 * number_B[rows_R]
-            kernel.place(_bytes(batch), _bytes(values), _before(length_R), 4 * firsts_B[rows_R], length_R)
+            batch = self._inner.decode(row, TensorSpec("float32", shape[1:]), max_rows=shape[0])
+            _place(_bytes(batch), _bytes(values), _before(length_R), 4 * firsts_B[rows_R], length_R)
         kernel.scatter(values, bitmap_BP, x_B.reshape(num_rows, num_values))
         return x_B
 
@@ -132,8 +135,17 @@ def _batch(values: Array, number_B: Array, firsts_B: Array, rows_R: Array, is_fl
         return values.reshape(1, -1)
     batch_Rn = np.empty((len(rows_R), int(number_B[rows_R[0]])), np.float32)
     length_R = 4 * number_B[rows_R]
-    kernel.place(_bytes(values), _bytes(batch_Rn), 4 * firsts_B[rows_R], _before(length_R), length_R)
+    _place(_bytes(values), _bytes(batch_Rn), 4 * firsts_B[rows_R], _before(length_R), length_R)
     return batch_Rn
+
+
+def _place(source: Array, to: Array, from_R: Array, to_R: Array, length_R: Array) -> None:
+    """`kernel.place`; a lone run, as a large row is, has no need of a table."""
+    if len(length_R) > 1:
+        kernel.place(source, to, from_R, to_R, length_R)
+        return
+    at, there, length = int(from_R[0]), int(to_R[0]), int(length_R[0])
+    to[there : there + length] = source[at : at + length]
 
 
 def _before(number_B: Array) -> Array:

@@ -112,4 +112,14 @@ TL_CPU_ENTRY(tl_affine_decode_cpu)(const tl_u8 *data, float *x, tl_i64 num_rows,
     const tl_i64 beyond_caches = 1 << 22;
     return tl_affine_read(data, x, num_rows, num_values, bits, !fresh && num_rows * num_values >= beyond_caches);
 }
+
+// The reverse of tl_affine_encode_runs_cpu.
+TL_CPU_ENTRY(tl_affine_decode_runs_cpu)(const tl_u8 *data, float *x, const tl_i64 *runs, tl_i64 num_rows, tl_i32 bits) {
+    tl_i32 bad = 0;
+    for (tl_i64 b = 0; b < num_rows; ++b, runs += 3) {
+        if (runs[1]) bad |= tl_affine_read(data + runs[0], x, 1, runs[1], bits, 0);
+        x += runs[1];
+    }
+    return bad;
+}
 #endif
