@@ -78,7 +78,7 @@ TL_INLINE void tl_affine_tile(const float *x, tl_u8 *code, tl_i64 first, tl_i64 
                               tl_i32 stochastic, tl_u64 seed, tl_u64 words) {
     if (stochastic) {
         tl_u32 word[TL_TILE];
-        for (tl_i64 k = 0; k < TL_TILE / 4; ++k) {
+        for (tl_i64 k = 0; k < (num + 3) / 4; ++k) {
             tl_u32x4 four = tl_philox4x32((tl_u64)(first / 4 + k), words, seed);
             word[4 * k] = four.w0, word[4 * k + 1] = four.w1, word[4 * k + 2] = four.w2, word[4 * k + 3] = four.w3;
         }
@@ -129,9 +129,10 @@ TL_INLINE void tl_affine_codes_row(const float *row, tl_u8 *coded, tl_i64 num_va
     TL_COLS(tile, (num_values + TL_TILE - 1) / TL_TILE) {
         tl_i64 first = TL_TILE * tile, num = num_values - first < TL_TILE ? num_values - first : TL_TILE;
         tl_u8 code[TL_TILE], packed[TL_TILE + 8];
-        for (tl_i64 k = num; k < TL_TILE; ++k) code[k] = 0;
+        const tl_i64 num_words = (num + 7) / 8;  // a row may have a single value
+        for (tl_i64 k = num; k < 8 * num_words; ++k) code[k] = 0;
         tl_affine_tile(row, code, first, num, lo, inverse, steps, stochastic, seed, words);
-        for (tl_i64 k = 0; k < TL_TILE / 8; ++k) {
+        for (tl_i64 k = 0; k < num_words; ++k) {
             tl_u64 word;
             memcpy(&word, code + 8 * k, 8);
             word = tl_affine_squeeze(word, bits);
@@ -197,7 +198,12 @@ TL_INLINE tl_i32 tl_affine_encode_row(const float *row, tl_u8 *coded, tl_i64 num
     tl_affine_range_row(row, num_values, &least, &most);
     if (tl_affine_outside(least, most)) return 1;
     float lo = tl_unkey(least), hi = tl_unkey(most);
-    if (clip == 1) {
+    if (least == most) {  // as channels of a single value are: every code is 0
+        tl_affine_header_row(lo, hi, coded, bits);
+        memset(coded + 8, 0, (num_values * bits + 7) / 8);
+        return 0;
+    }
+    if (clip == 1 && num_dropped) {
         lo = tl_unkey(tl_affine_ranked(row, num_values, num_dropped));
         hi = tl_unkey(tl_affine_ranked(row, num_values, num_values - 1 - num_dropped));
     } else if (clip == 2) {
