@@ -115,10 +115,9 @@ class Codec:
         x = self._checked(view(x_B, stream))
         if x.size == 0:
             return memoryview(bytes(self._stage.sizes(x.shape)[0]))
-        with self._gpu.current():
-            with self._finished(stream):
-                num_bytes = self._queue(x, stream, seed)
-                self._staging.fetch(stream)
+        with self._gpu.current(), self._finished(stream):
+            num_bytes = self._queue(x, stream, seed)
+            self._staging.fetch(stream)
         _raise_for(self._staging.flags(), self._stage.encode_errors)
         return memoryview((ctypes.c_ubyte * num_bytes).from_address(self._staging.host)).cast("B").toreadonly()
 
@@ -135,7 +134,7 @@ class Codec:
 
     @contextmanager
     def _finished(self, stream: int) -> Iterator[None]:
-        """What is queued inside is done on the way out, also where it is refused halfway: buffers serve the next call."""
+        """What is queued inside is done on the way out, also where it is refused: buffers serve the next call."""
         try:
             yield
         except BaseException:
