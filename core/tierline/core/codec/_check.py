@@ -63,6 +63,8 @@ def check_head(payload: Payload, codec: str, dtypes: tuple[str, ...], limit: Ten
     """Number of rows, once token, dtype and shape are what `limit` allows. Raises CorruptPayload."""
     if payload.codec != codec:
         raise CorruptPayload(f"{codec}: the payload is coded with {payload.codec!r}")
+    if not isinstance(payload.data, bytes):  # kernels read where its bytes lie
+        raise CorruptPayload(f"{codec}: data is a {type(payload.data).__name__}; copy it into bytes")
     if payload.dtype != limit.dtype or payload.dtype not in dtypes:
         raise CorruptPayload(f"{codec}: dtype {payload.dtype!r} where {limit.dtype} was agreed")
     shape = payload.shape

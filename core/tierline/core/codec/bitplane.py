@@ -48,7 +48,9 @@ class Bitplane:
         return x_B
 
     def max_error(self, x_B: Array) -> float:
-        """Exact: the largest distance to +-1, 0.0 for binary features."""
+        """Exact: the largest distance to +-1, 0.0 for binary features. Raises CodecError for NaN, as `encode` does."""
+        if np.isnan(x_B).any():
+            raise CodecError("bitplane: a value is NaN, which has no sign; use float16 or raw for such values")
         return float(np.max(np.abs(x_B - np.where(x_B >= 0, 1, -1)), initial=0.0))
 
     def size_bounds(self, spec: TensorSpec, num_rows: int = 1) -> tuple[int, int]:

@@ -26,6 +26,7 @@ class Codec:
     def __init__(self, token: str, gpu: Device | int = 0) -> None:
         self.token = token
         self._stage = stage_for(token)
+        self.dtypes = self._stage.dtypes
         self._gpu = device(gpu) if isinstance(gpu, int) else gpu
         self._launch = Launcher(self._gpu)
         self._staging, self._arena = Staging(self._gpu), Arena(self._gpu)
