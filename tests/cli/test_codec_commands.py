@@ -129,7 +129,7 @@ def test_algo_ls_names_what_is_missing(capsys: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_algo_show_by_name_alone(capsys: Any) -> None:
-    assert run(capsys, "algo", "show", "affine")[1] == run(capsys, "algo", "show", "codec", "affine")[1]
+    assert run(capsys, "algo", "show", "bitplane")[1] == run(capsys, "algo", "show", "codec", "bitplane")[1]
     code, _, error = run(capsys, "algo", "show", "affin")
     assert (code, 'nearest is "affine"' in error) == (2, True)
 
