@@ -236,6 +236,7 @@ class Agent:
     def _in_force(self, plan: Plan) -> None:
         """A Plan of another structure has taken over: knobs that were turned since go with it."""
         self._store.remember(plan)
+        LOG.info("plan %d is in force, of another structure", plan.version)
         if self._later is not None:
             self._on_plan(self._later)
 
@@ -254,6 +255,7 @@ class Agent:
             check_offer(plan, self._id, offered_codecs())
             self.node.adopt(plan, self.node.bundle)
             self._store.remember(plan)
+            LOG.info("plan %d is in force", plan.version)
         except UnknownCodec as error:
             LOG.error("plan %d is not taken: %s", plan.version, error)
         if self.host.listener is not None:
