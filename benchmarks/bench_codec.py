@@ -11,6 +11,9 @@ system has yet to find, as for a decoder without `out`; torch is `aminmax` and `
 folder to import hivemind and blosc2 from (`pip install --target FOLDER`); one that cannot be imported is named in the
 first line and compared with nothing.
 
+Batches of short rows come first: the compiled kernels beside those in NumPy, which the same codecs use without a
+compiler, must not be slower.
+
 Prints JSON lines: environment; per size the GB/s of float32 read or written by each contender; and each ratio of
 speeds beside its limit and whether it held. `read_pass` is the range pass alone, which reads every value once and
 writes nothing, `write_pass` fills an array that exists, `write_pass to new` one that does not: at the largest size,
@@ -27,12 +30,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 os.environ.setdefault("TIERLINE_KERNELS", "cpu")
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +44,7 @@ import numpy as np
 from tierline.core.coding import codec_for
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import TensorSpec
+from tierline.kernels import affine, sparse_bitmap, topk
 from tierline.kernels.library import address, bind
 
 BOUNDS = {
@@ -77,9 +82,21 @@ LIMITS: tuple[tuple[str, str, float, tuple[int, ...]], ...] = (
 """What, against what, at least how many times as fast, for which numbers of values."""
 
 
+SHORT: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((128, 64), "topk+affine"),
+    ((128, 64), "affine:4:per=channel"),
+    ((1, MIDDLE), "affine:4:per=channel"),
+    ((128, 64), "affine:4:range=percentile"),
+    ((128, 64), "sparse_bitmap"),
+    ((2048, 64), "sparse_bitmap"),
+    ((2048, 64), "sparse_bitmap+affine:4"),
+)
+"""Batches whose rows are short, or single values, beside the kernels in NumPy."""
+
+
 def ours(x_B: np.ndarray, out_B: np.ndarray) -> Calls:
-    affine, bitplane, spec = codec_for("affine:8"), codec_for("bitplane"), TensorSpec("float32", x_B.shape[1:])
-    coded, signs = affine.encode(x_B), bitplane.encode(x_B)
+    affine8, bitplane, spec = codec_for("affine:8"), codec_for("bitplane"), TensorSpec("float32", x_B.shape[1:])
+    coded, signs = affine8.encode(x_B), bitplane.encode(x_B)
     lib = bind(tl_affine_range="ppnn")
     assert lib is not None, "TIERLINE_KERNELS=cpu raises where there is no library"
     keys, place = np.array([2**31 - 1, -(2**31)], np.int32), address(x_B)
@@ -89,9 +106,9 @@ def ours(x_B: np.ndarray, out_B: np.ndarray) -> Calls:
         "read_pass": lambda: lib.tl_affine_range(place, address(keys), 1, x_B.size),
         "write_pass": lambda: out_B.fill(1.0),
         "write_pass to new": lambda: np.full(x_B.shape, 1.0, np.float32),
-        "affine encode": lambda: affine.encode(x_B),
-        "affine decode": lambda: affine.decode(coded, spec),
-        "affine decode out": lambda: affine.decode(coded, spec, out=out_B),
+        "affine encode": lambda: affine8.encode(x_B),
+        "affine decode": lambda: affine8.decode(coded, spec),
+        "affine decode out": lambda: affine8.decode(coded, spec, out=out_B),
         "bitplane encode": lambda: bitplane.encode(x_B),
         "bitplane decode": lambda: bitplane.decode(signs, spec),
         "bitplane decode out": lambda: bitplane.decode(signs, spec, out=out_B),
@@ -182,6 +199,47 @@ def best_seconds(calls: Calls, budget_s: float) -> tuple[dict[str, float], int]:
     return best, rounds
 
 
+@contextlib.contextmanager
+def numpy_serves() -> Iterator[None]:
+    """Codecs run on the oracles, as without a compiler."""
+    modules: tuple[Any, ...] = (affine, sparse_bitmap, topk)
+    kept = [module._compiled for module in modules]
+    for module in modules:
+        module._compiled = lambda: None
+    try:
+        yield
+    finally:
+        for module, entries in zip(modules, kept, strict=True):
+            module._compiled = entries
+
+
+def small_rows(seconds: float) -> bool:
+    """Speeds of both kernels where rows are short, many or single values; whether the compiled ones are as fast."""
+    held, share = True, seconds / len(SHORT)
+    for shape, token in SHORT:
+        x_B = np.maximum(np.random.default_rng(1).normal(size=shape), 0).astype(np.float32)
+        codec, spec = codec_for(token), TensorSpec("float32", shape[1:])
+        payload, out_B = codec.encode(x_B), np.empty_like(x_B)
+
+        def decode(codec: Any = codec, payload: Any = payload, spec: Any = spec, out_B: Any = out_B) -> object:
+            return codec.decode(payload, spec, max_rows=len(out_B), out=out_B)
+
+        calls: Calls = {"encode": lambda codec=codec, x_B=x_B: codec.encode(x_B), "decode": decode}  # type: ignore[misc]
+        compiled, _ = best_seconds(calls, share / 2)
+        with numpy_serves():
+            plain, _ = best_seconds(calls, share / 2)
+        for verb in calls:
+            ratio = plain[verb] / compiled[verb]
+            row = {"what": f"{token} {verb}", "shape": shape, "against": "its NumPy kernels", "ratio": round(ratio, 2)}
+            row |= {"mb_per_s": round(x_B.nbytes / compiled[verb] / 1e6), "limit": 1.0, "held": ratio >= 1.0}
+            print(json.dumps({"benchmark": "codec", "values": x_B.size, **row}), flush=True)
+            verdict = "held" if row["held"] else "NOT HELD"
+            side = "x".join(map(str, shape))
+            print(f"{side:>9}  {row['what']:<34} {ratio:>8.2f} times NumPy {verdict}", file=sys.stderr)
+            held = held and ratio >= 1.0
+    return held
+
+
 def ratios(num_values: int, seconds: dict[str, float]) -> list[dict[str, Any]]:
     found = []
     for what, against, at_least, sizes in LIMITS:
@@ -214,14 +272,14 @@ def main() -> int:
             missing[name] = str(error)
             del PEERS[name]
     print(json.dumps({"environment": environment(), "missing_peers": missing}), flush=True)
-    held = True
+    held = small_rows(options.seconds * 0.1)
     for num_values in options.values:
         x_B = np.random.default_rng(1).normal(size=(1, num_values)).astype(np.float32)
         calls = {**ours(x_B, np.zeros_like(x_B)), **plain_numpy(x_B)}
         for peer in PEERS.values():
             calls |= peer(x_B)
         share = num_values**0.25 / sum(size**0.25 for size in options.values)  # a large map needs more time for a round
-        seconds, rounds = best_seconds(calls, options.seconds * share)
+        seconds, rounds = best_seconds(calls, 0.9 * options.seconds * share)
         speeds = {name: round(4e-9 * num_values / best, 2) for name, best in seconds.items()}
         rows = ratios(num_values, seconds)
         print(

@@ -88,7 +88,10 @@ async def serve(num_values: int, rounds: int, journal: Path) -> None:
     server = grpc.aio.server(options=OPTIONS)
     handlers: dict[str, Any] = {"Exchange": grpc.stream_stream_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("bench.Echo", handlers), learning_handler(desk, MonotonicClock()))
+        (
+            grpc.method_handlers_generic_handler("bench.Echo", handlers),
+            learning_handler(lambda run: desk, MonotonicClock()),
+        )
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -25,7 +25,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tierline.cli.experiment.file import Arm, Measure, Setting
 from tierline.cli.experiment.scene import scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.core import catalog
@@ -34,6 +33,7 @@ from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.learning.cast import SERVER
 from tierline.learning.compressor import Compressor
+from tierline.learning.experiment.file import Arm, Measure, Setting
 from tierline.models.data.load import load
 
 NESTED: tuple[str, dict[str, object]] = ("nested_dithered", {})
@@ -92,7 +92,7 @@ def gradients(head: Mapping[str, Any], after: int) -> list[list[Params]]:
     given, seed = msgspec.convert(head["setting"], Setting), head["seed"]
     setting = msgspec.structs.replace(given, train=msgspec.structs.replace(given.train, rounds=after))
     arm, dataset = Arm(id=head["arm"], strategy=head["strategy"]), load(setting.data.name, seed)
-    rules = simulate(arm, setting, seed, Measure(every=after, metrics=["num_bytes"]), dataset, Path(), Silent())
+    rules = simulate(scene(arm, setting, seed, dataset, Path()), Measure(every=after, metrics=["num_bytes"]), Silent())
     stage = scene(arm, setting, seed, dataset, Path())
     points = (stage.population.start, rules[SERVER].x)
     return [[stage.trainers[me].gradient(x, stage.batch(me, after)).values for me in stage.workers] for x in points]

@@ -42,6 +42,7 @@ from codec_mutants import mutant, plain_token
 from tierline.core import catalog
 from tierline.core.coding import codec_for
 from tierline.core.errors import CorruptPayload, ShapeMismatch, UnknownCodec
+from tierline.core.protocols import Codec
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import build
@@ -87,7 +88,7 @@ def targets(token: str) -> list[Target]:
     for dtype in codec.dtypes:
         for shape in SHAPES:
             rng = np.random.default_rng(1)
-            batches = [values(rng, dtype, (num_rows, *shape)) for num_rows in (0, 1, 3)]
+            batches = [values(rng, codec, dtype, (num_rows, *shape)) for num_rows in (0, 1, 3)]
             try:
                 payloads = [codec.encode(x_B) for x_B in batches]
             except ShapeMismatch:
@@ -98,8 +99,11 @@ def targets(token: str) -> list[Target]:
     return found
 
 
-def values(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Half zeros, as after a ReLU."""
+def values(rng: np.random.Generator, codec: Codec, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Half zeros, as after a ReLU; integers that the codec has a symbol for."""
+    alphabet: range | None = getattr(codec, "alphabet", None)
+    if alphabet is not None:
+        return rng.integers(alphabet.start, alphabet.stop, shape).astype(dtype)
     if np.dtype(dtype).kind == "f":
         return np.maximum(rng.normal(size=shape), 0).astype(dtype)
     return rng.integers(0, 2 if dtype == "bool" else 100, shape).astype(dtype)

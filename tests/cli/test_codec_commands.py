@@ -6,6 +6,7 @@ import csv
 import ctypes
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_bench_codec_makes_values_up(capsys: Any, dtype: str) -> None:
         (["--shape=8y"], 2, "--shape 8y"),
         (["--shape=0x3"], 2, "numbers above 0"),
         (["--shape=99999x99999x99"], 2, "more than"),
+        (["--shape=300000000", "--dtype=int64"], 2, "more than 1024 MiB of int64"),
         (["--device=tpu"], 2, "--device tpu: cpu or cuda"),
         (["--dtype=float64"], 2, "--dtype float64"),
         (["--dtype=int32", "--codec=affine"], 6, "codec 'affine' on int32"),
@@ -127,7 +129,7 @@ def test_algo_ls_names_what_is_missing(capsys: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_algo_show_by_name_alone(capsys: Any) -> None:
-    assert run(capsys, "algo", "show", "affine")[1] == run(capsys, "algo", "show", "codec", "affine")[1]
+    assert run(capsys, "algo", "show", "bitplane")[1] == run(capsys, "algo", "show", "codec", "bitplane")[1]
     code, _, error = run(capsys, "algo", "show", "affin")
     assert (code, 'nearest is "affine"' in error) == (2, True)
 
@@ -174,13 +176,20 @@ def test_kernels_build_makes_cubins_too(capsys: Any, monkeypatch: pytest.MonkeyP
     made = tmp_path / "kernels.so"
     made.write_bytes(b"12345")
     monkeypatch.setattr(build, "library", lambda cxx=None: made)
-    monkeypatch.setattr(cubin, "build", lambda targets: {t: made if t == "sm_87" else "refused" for t in targets})
+
+    def cubins(targets: tuple[str, ...], told: Any) -> dict[str, Path | str]:
+        built: dict[str, Path | str] = {t: made if t == "sm_87" else "refused" for t in targets}
+        for target, found in built.items():
+            told(target, found)
+        return built
+
+    monkeypatch.setattr(cubin, "build", cubins)
     code, out, error = run(capsys, "kernels", "build", "--gpu", "sm_87", "--gpu", "sm_72", "--format", "json")
     assert [(row["target"], row["bytes"]) for row in json.loads(out)] == [("cpu", 5), ("sm_87", 5), ("sm_72", 0)]
     assert (code, "--gpu sm_72: " in error) == (2, True)  # a target that was named
     code, out, error = run(capsys, "kernels", "build", "--gpu", "all", "--format", "json")
     assert [row["target"] for row in json.loads(out)] == ["cpu", *cubin.TARGETS]
-    assert (code, error) == (0, "")
+    assert (code, [line.split(":")[0] for line in error.splitlines()]) == (0, list(cubin.TARGETS))  # as each ends
     code, out, _ = run(capsys, "kernels", "build", "--gpu", "all", "--gpu", "sm_72", "--format", "json")
     assert (code, [row["target"] for row in json.loads(out)]) == (2, ["cpu", *cubin.TARGETS, "sm_72"])
     code, _, error = run(capsys, "kernels", "build", "--gpu", "orin")
@@ -233,6 +242,53 @@ def test_kernels_build_with_what_is_no_compiler(capsys: Any, monkeypatch: pytest
     monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path))
     code, _, error = run(capsys, "kernels", "build", "--cxx", "true")
     assert (code, "wrote nothing" in error, len(error.splitlines())) == (13, True, 1)
+
+
+@pytest.mark.parametrize("command", ["false", "python3"])
+def test_kernels_build_with_what_answers_like_no_compiler(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setenv("TIERLINE_CACHE_DIR", str(tmp_path))
+    code, _, error = run(capsys, "kernels", "build", "--cxx", command)
+    assert (code, "no C++ compiler, for it does not answer -" in error, len(error.splitlines())) == (13, True, 1), error
+
+
+def test_a_cxx_that_is_no_command_is_named(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "nosuch-c++ -O2")
+    code, _, error = run(capsys, "kernels", "build")
+    assert (code, "CXX=nosuch-c++ -O2: no such command" in error) == (13, True), error
+    monkeypatch.setattr(build, "cached", lambda: tmp_path / "here.so")
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: path)
+    assert (kernels().state, "CXX=nosuch-c++ -O2" in kernels().fix) == ("warn", True)
+
+
+def test_bench_codec_says_which_kernels_it_measured(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("bench", "codec", "--shape=2x8", "--codec=affine", "--format=csv")
+
+    def note(out: str) -> str:
+        return next(csv.DictReader(io.StringIO(out)))["note"]
+
+    asked = []
+    monkeypatch.setattr(trial, "library", lambda *, wait: asked.append(wait) or object())
+    _, out, error = run(capsys, *words)
+    assert (note(out), asked, error) == ("codecs: compiled kernels", [True], "")
+
+    def none(*, wait: bool) -> None:
+        warnings.warn("codecs run in NumPy, which is slower: no compiler", RuntimeWarning, stacklevel=1)
+
+    monkeypatch.setattr(trial, "library", none)
+    _, out, error = run(capsys, *words)
+    assert (note(out), error) == (
+        "codecs: NumPy kernels",
+        "warning: codecs run in NumPy, which is slower: no compiler\n",
+    )
+
+
+def test_errors_are_taken_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_B = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
+    whole = trial._errors(x_B, x_B.round())
+    monkeypatch.setattr(trial, "SLICE", 4)
+    assert trial._errors(x_B, x_B.round()) == pytest.approx(whole)
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tierline.cli.experiment import simulate as simulating
-from tierline.cli.experiment.file import Expectation, Measure, read
+from tierline.cli.experiment import command
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.record import Record
 from tierline.cli.experiment.scene import check
 from tierline.cli.experiment.search import trials
 from tierline.cli.main import main
 from tierline.core.errors import ConfigError, NodeFailed
+from tierline.learning.experiment.file import Expectation, Measure, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     arm: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(file, tmp_path / "whole", "--arm", arm) == 0
-    monkeypatch.setattr(simulating, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(command, "_SAVE_EVERY_S", -1.0)
     note = Record.note
 
     def killed(self: Record, row: tuple[int, str, float]) -> None:
@@ -182,8 +182,8 @@ def test_a_run_leaves_no_samples_in_memory_for_the_next(
         made.append(weakref.ref(stage.population))
         return stage
 
-    scene = simulating.scene
-    monkeypatch.setattr(simulating, "scene", watched)
+    scene = command.scene
+    monkeypatch.setattr(command, "scene", watched)
     assert train(file, tmp_path / "runs", "--arm", "avg", "--set", "train.seeds=[0, 1, 2]") == 0
     assert len(made) == 3
 

@@ -266,3 +266,29 @@ def test_images_survive(token: str, most: float) -> None:
         decoded = codec_for(token).decode(payload_of(token, images), TensorSpec("uint8", images.shape[1:]))
         assert np.abs(decoded.astype(int) - images).mean() <= most / 10
         assert np.abs(decoded.astype(int) - images).max() <= most
+
+
+def test_seeds_that_no_payload_holds_are_refused() -> None:
+    for seed in (0.5, float("nan"), -1, 2**53):
+        with pytest.raises(CodecError, match="seed is"):
+            codec_for("dithered").encode(np.ones((1, 4), np.float32), seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("token", ["affine", "bitplane", "raw", "sparse_bitmap+affine:4", "affine+zstd"])
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_data_that_is_no_bytes_is_refused(token: str, kind: type) -> None:
+    payload = payload_of(token, np.ones((2, 4), np.float32))
+    changed = Payload(token, "float32", payload.shape, kind(payload.data))
+    refused(token, changed, (4,), f"data is a {kind.__name__}; copy it into bytes")
+
+
+def test_bitplane_has_no_error_for_nan() -> None:
+    with pytest.raises(CodecError, match="bitplane: a value is NaN"):
+        codec_for("bitplane").max_error(SPECIAL)
+
+
+def test_refusals_speak_of_what_is_meant() -> None:
+    with pytest.raises(UnknownCodec, match="bits is 'x', not an integer as tokens write it"):
+        codec_for("affine:x")
+    with pytest.raises(UnknownCodec, match=r"no such codec: 'nope'; valid: "):
+        codec_for("nope")

@@ -123,7 +123,7 @@ def test_a_dither_without_a_seed_is_corrupt(params: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**53])
 def test_a_seed_must_fit_a_double(seed: int) -> None:
-    with pytest.raises(CodecError, match=r"dithered: seed is -?\d+, from 0 to 2\^53 - 1"):
+    with pytest.raises(CodecError, match=r"dithered: seed is -?\d+, an integer from 0 to 2\^53 - 1"):
         codec_for("dithered").encode(np.ones((1, 4), np.float32), seed=seed)
 
 

@@ -170,6 +170,28 @@ def test_work_follows_the_callers_stream(gpu: Device, memory: DeviceMemory, affi
             gpu.driver.call("cuStreamDestroy_v2", handle)
 
 
+def test_a_refused_payload_leaves_nothing_queued(gpu: Device, memory: DeviceMemory) -> None:
+    x_B, out = np.abs(features((4, 256))) + 1, memory.empty((4, 256))
+    with gpu.current():
+        streams = one, other = [gpu.driver.handle("cuStreamCreate", 1) for _ in range(2)]
+    with closing(Codec("sparse_bitmap+affine:8", gpu)) as codec:
+        x = memory.put(x_B)
+        whole = codec.encode(x, other)
+        for _ in range(2):  # launches are measured, buffers have their size
+            codec.decode(whole, out, other)
+            codec.encode(x, other)
+        with pytest.raises(ValueError, match="bytes of data"):
+            codec.decode(whole[:200], out, one)
+        view = codec.encode_view(x, other)
+        with gpu.current():
+            gpu.synchronize(one)
+        assert bytes(view) == whole
+        view.release()
+    with gpu.current():
+        for handle in streams:
+            gpu.driver.call("cuStreamDestroy_v2", handle)
+
+
 def test_warmup_measures_once_and_later_processes_read_it(
     gpu: Device, memory: DeviceMemory, cache: Path, affine8: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

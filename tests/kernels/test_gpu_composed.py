@@ -70,3 +70,9 @@ def test_tokens_that_no_gpu_codes(gpu: Device) -> None:
         gpu_codec("webp+zstd", gpu)
     with pytest.raises(UnknownCodec, match="no such codec"):
         gpu_codec("affin", gpu)
+
+
+def test_dtypes_are_those_that_the_gpu_takes(gpu: Device) -> None:
+    for token in ("raw", "raw+zstd"):
+        with closing(gpu_codec(token, gpu)) as codec:
+            assert codec.dtypes == ("float32",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,15 @@ def test_processes_that_end_at_any_moment_change_nothing(
 
     asyncio.run(asyncio.wait_for(crash(np.random.default_rng(3)), 40))
     assert_equal(run.states(), in_memory(run, ROUNDS))
+
+
+def test_a_process_that_lost_its_journal_changes_nothing(tmp_path: Path) -> None:
+    run = linked("strategy", "fedavg", {"share": 0.6}, tmp_path)
+    asyncio.run(asyncio.wait_for(run.run(2), 30))
+    for path in tmp_path.glob("1.sqlite*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    asyncio.run(asyncio.wait_for(run.run(6), 30))
+    assert_equal(run.states(), in_memory(run, 6))
 
 
 def test_nodes_on_the_way_add_up_and_the_bits_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,11 +53,18 @@ class Bench:
             self.node.computed(ask(self.node.trainer, self.node.compute), 0)
 
     def send(
-        self, sender: NodeId, content: Content, *, tag: str = "fitted", kind: LetterKind = "part", round: int = 0
+        self,
+        sender: NodeId,
+        content: Content,
+        *,
+        tag: str = "fitted",
+        kind: LetterKind = "part",
+        round: int = 0,
+        now_ns: int = 0,
     ) -> int:
         seq = self.seqs[sender] = self.seqs.get(sender, 0) + 1
         head = Head("job", sender, self.me, seq, "turn", round, tag, kind)
-        self.node.letter(Letter(head, content_to_bytes(content, "test")), 0)
+        self.node.letter(Letter(head, content_to_bytes(content, "test")), now_ns)
         return seq
 
     def declined(self) -> list[tuple[NodeId, str, str]]:
@@ -225,6 +232,35 @@ def test_letters_are_sent_again_word_for_word_until_settled(tmp_path: Path) -> N
     bench.node.begin(0)
     assert [letter.head.seq for letter in bench.letters] == [4, 5, 6]  # numbers are not used again
     assert content_from_bytes(bench.letters[0].content).arrays["x"].tolist() == [1.0] * 4
+
+
+def test_a_node_without_its_journal_goes_on_where_the_others_are(tmp_path: Path) -> None:
+    bench = Bench(W0, fedavg, "star", tmp_path)
+    model = Content({"x": np.ones(4, np.float32)})
+    bench.node.begin(0)
+    bench.send(SERVER, model, tag="model", kind="message", round=6)
+    assert bench.node.compute is not None and bench.node.round == 6
+    bench.compute()
+    (sent,) = bench.letters
+    assert (bench.node.round, sent.head.round, sent.head.seq) == (7, 6, 6 << 20)
+    bench.node.begin(0)  # from now on it has a journal, and waits
+    bench.send(SERVER, model, tag="model", kind="message", round=9)
+    assert bench.node.compute is None and bench.node.round == 7
+
+
+def test_letters_that_came_before_the_first_turn_tell_where_the_others_are(tmp_path: Path) -> None:
+    bench = Bench(W0, fedavg, "star", tmp_path)
+    bench.send(SERVER, Content({"x": np.ones(4, np.float32)}), tag="model", kind="message", round=3)
+    bench.node.begin(0)
+    assert bench.node.compute is not None and bench.node.round == 3
+
+
+def test_a_node_that_should_remember_something_cannot_go_on_without_its_journal(tmp_path: Path) -> None:
+    bench = Bench(W0, lambda: federation("scaffold", 3, {}), "star", tmp_path)
+    bench.node.begin(0)
+    content = Content({"x": np.ones(4, np.float32), "x0": np.ones(4, np.float32)})
+    with pytest.raises(NodeFailed, match="worker-0: the others are in turn 2 and need what this node remembered"):
+        bench.send(SERVER, content, tag="model", kind="message", round=2)
 
 
 def test_a_journal_belongs_to_one_run(tmp_path: Path) -> None:

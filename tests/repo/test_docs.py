@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tierline.cli.experiment.file import Experiment
 from tierline.cli.main import main
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.hierarchy import HierarchyFile
 from tierline.core.config import load
 from tierline.edge.config import AgentConfig
+from tierline.learning.experiment.file import Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -56,7 +56,7 @@ def documented() -> list[list[str]]:
     return [command[1:] for command in commands if command and command[0] == "tierline"]
 
 
-NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels", "model")
+NOUNS = ("bench", "cloud", "edge", "node", "algo", "engine", "config", "plan", "kernels", "model", "job")
 
 
 def test_commands_and_their_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ PACKAGES = {
 # fmt: off
 CORE = {
     "errors", "protocols", "types", "arrays", "rng", "clock", "plan", "bundle", "catalog", "coding", "wire",
-    "config", "client", "preprocess", "uri", "decide", "boxes", "pki", "invite",
+    "config", "client", "preprocess", "uri", "decide", "boxes", "pki", "invite", "candidates", "profile",
     "codec", "engine", "exit", "aggregate", "task", "source", "sink", "link", "flow", "telemetry",
 }
 # fmt: on

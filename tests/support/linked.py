@@ -73,7 +73,7 @@ class Linked:
             parent = None if index == 0 else self.parents.get(index, 0)
             if index == 0 or index in self.parents.values():
                 server = grpc.aio.server(options=CHANNEL_OPTIONS)
-                server.add_generic_rpc_handlers((learning_handler(office, clock),))
+                server.add_generic_rpc_handlers((learning_handler(lambda run: office, clock),))
                 server.add_insecure_port(self.address(index))
                 await server.start()
                 stack.push_async_callback(server.stop, None)

@@ -41,6 +41,7 @@ class Desk:
         self.serving = True
         self.sections: dict[str, bool] = {}
         self.heartbeat_s = HEARTBEAT_S
+        self.learned = b""
 
     def admit(self, hello: Hello) -> Welcome:
         if hello.node not in ("a", "b", "c"):
@@ -69,8 +70,14 @@ class Desk:
     def revoked(self) -> tuple[str, ...]:
         return ()
 
+    def jobs(self) -> bytes:
+        return self.learned
+
     def is_serving(self, section: str = "") -> bool | None:
         return self.sections.get(section) if section else self.serving
+
+    def orders(self, child: str) -> tuple[bytes, ...]:
+        return ()
 
     def status(self) -> bytes:
         return b'{"p": {}}'
@@ -85,6 +92,8 @@ class Child:
         self.fetched: list[bytes] = []
         self.plans: list[bytes] = []
         self.revoked: list[tuple[str, ...]] = []
+        self.jobs: list[bytes] = []
+        self.beside: list[str] = []
         self.want = ""
         epoch = new_epoch()
         self.link = Link(Session(name, epoch), MonotonicClock(), self._body)
@@ -99,6 +108,8 @@ class Child:
             on_change=self.changes.append,
             on_order=lambda order, fetch: self.plans.append(order.plan),
             on_revoked=self.revoked.append,
+            on_jobs=self.jobs.append,
+            alongside=self._alongside,
             credentials=None,
             tls=None,
             rng=random.Random(3),
@@ -110,6 +121,13 @@ class Child:
         assert (welcome.parent, welcome.bundle_digest, welcome.run) == ("p", "d1", "run")
         if self.want:
             self.fetched.append(await fetch(self.want))
+
+    async def _alongside(self, channel: grpc.aio.Channel, address: str) -> None:
+        self.beside.append(address)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.beside.append("over")
 
     def _body(self, link: Link, body: Body, arrived_ns: int, decode_ns: int) -> None:
         self.bodies.append(body)
@@ -164,7 +182,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await main()
 
     asyncio.run(watched())
-    assert not unexpected
+    assert not unexpected, unexpected
 
 
 def mode(n: int) -> Mode:

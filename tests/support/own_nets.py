@@ -25,8 +25,7 @@ class Residual(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         conv = torch.nn.Conv2d(3, 4, 3, padding=1)
-        plain = ("batch", "float32")
-        self.blocks = torch.nn.Sequential(conv, resnet20._Block(4, 4, *plain), resnet20._Block(4, 8, *plain))
+        self.blocks = torch.nn.Sequential(conv, *(resnet20._Block(4, n, "batch", "float32") for n in (4, 8)))
         self.out = torch.nn.Linear(8, NUM_CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

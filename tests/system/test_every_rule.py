@@ -12,12 +12,12 @@ import pytest
 from learning_host import DEADLINE_S, Host, borrow
 
 from tierline.cli.experiment import processes as on_processes
-from tierline.cli.experiment.file import read
 from tierline.cli.experiment.processes import COORDINATOR, Processes, Request
 from tierline.cli.experiment.scene import scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.cli.supervisor import environment
 from tierline.core import catalog
+from tierline.learning.experiment.file import read
 from tierline.models.data.load import load
 
 EXPERIMENT = """
@@ -124,7 +124,7 @@ def test_processes_give_what_simulation_gives(
     experiment, settings = read(path, [])
     arm, setting, dataset = experiment.arm[0], settings[arm_id], load("digits", 0)
     simulated, measured = Kept(), Kept()
-    rules = simulate(arm, setting, 0, experiment.measure, dataset, tmp_path, simulated)
+    rules = simulate(scene(arm, setting, 0, dataset, tmp_path), experiment.measure, simulated)
     stage = scene(arm, setting, 0, dataset, tmp_path)
     monkeypatch.setattr(on_processes, "Child", borrow(hosts))
     with Processes(stage, Request(path, [], arm_id, 0), tmp_path / "nodes", num_hosts=2) as processes:

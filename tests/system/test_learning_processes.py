@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tierline.cli.experiment.file import Arm, Experiment, Setting, read
 from tierline.cli.experiment.processes import COORDINATOR, Processes, Request
-from tierline.cli.experiment.record import Row
 from tierline.cli.experiment.scene import scene
 from tierline.cli.experiment.simulate import simulate
 from tierline.core.types import NodeId
+from tierline.learning.experiment.file import Arm, Experiment, Setting, read
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import State
 from tierline.models.data.load import load
 
@@ -88,7 +88,7 @@ def run_both(
     path, overrides, experiment, arm, setting = arm_of(folder, name, rounds=rounds, epochs=epochs)
     dataset = load("digits", 0)
     simulated = Keeper()
-    rules = simulate(arm, setting, 0, experiment.measure, dataset, folder, simulated)
+    rules = simulate(scene(arm, setting, 0, dataset, folder), experiment.measure, simulated)
     stage = scene(arm, setting, 0, dataset, folder)
     killed = []
 

@@ -129,6 +129,11 @@ def _check_node(config: AgentConfig | CloudConfig, found: Findings) -> None:
         if config.node.listen:
             require_tls(config.node.listen, tls, config.node.insecure)
     _check_engine(config.engine, found)
+    if config.learn.trainer:
+        from tierline.learning.fleet.seat import load_trainer  # loads the framework, as a start would
+
+        with found.at("learn"):
+            load_trainer(config.learn)
 
 
 def _check_engine(engine: Engine, found: Findings) -> None:

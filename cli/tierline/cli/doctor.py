@@ -121,6 +121,7 @@ def kernels() -> Check:
         else:
             found, fix = f"compiled: {path}", ""
             ctypes.CDLL(str(path))
+            fix = _wrong_cxx()
     except build.BuildError as error:
         found = f"NumPy: {_first_line(error)}"
         fix = "compiled codecs are several times faster: install g++ or clang, or do what the line says"
@@ -128,7 +129,19 @@ def kernels() -> Check:
         found, fix = f"NumPy: {_first_line(error)}", f"delete {path}: the next use compiles it anew"
     if not fix:
         return Check("kernels", "ok", found)
-    return Check("kernels", "fail" if choice == "cpu" else "warn", found, fix)
+    serves = found.startswith("compiled")
+    return Check("kernels", "fail" if choice == "cpu" and not serves else "warn", found, fix)
+
+
+def _wrong_cxx() -> str:
+    """What to do about a `CXX` that is no command: nothing needs it until sources change."""
+    from tierline.kernels import build
+
+    try:
+        build.named_compiler()
+    except build.BuildError as error:
+        return _first_line(error)
+    return ""
 
 
 def _loopback() -> Check:

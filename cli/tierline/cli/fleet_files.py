@@ -17,7 +17,7 @@ from tierline.cloud.config import CloudConfig, Enrol, PlanKnobs
 from tierline.cloud.config import Node as CloudNode
 from tierline.cloud.hierarchy import HierarchyFile
 from tierline.core.config import absolute_uri
-from tierline.core.config.sections import NODE_ID, Engine, Tls
+from tierline.core.config.sections import NODE_ID, Engine, Learn, Tls
 from tierline.core.errors import ConfigError
 from tierline.core.plan import Hierarchy, HierarchyNode, Join
 from tierline.core.types import Tier
@@ -36,12 +36,16 @@ class FleetSpec:
     join: Join = field(default_factory=Join)
     plan: PlanKnobs = field(default_factory=PlanKnobs)
     engine: Engine = field(default_factory=Engine)
+    engines: Mapping[Tier, Engine] = field(default_factory=dict)
+    """Of the nodes of a tier, instead of `engine`."""
     sources: Sequence[SourceConfig] = ()
     """By their view each goes to the node that hosts it."""
     sinks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """URIs by node id."""
     link: str | Mapping[str, Any] | Mapping[Tier, str] | None = None
     """One emulated link for all, or one by the tier of the child: `{Tier.DEVICE: "wifi", Tier.EDGE: "lte"}`."""
+    learn: Mapping[str, Learn] = field(default_factory=dict)
+    """By node id: who learns, and from what."""
     tls: bool = False
     access: bool = False
     """Whether nodes that host views listen without children, too, so that programs can ask them."""
@@ -131,8 +135,9 @@ def _cloud(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> CloudC
         hierarchy="hierarchy.toml",
         bundle=str(spec.bundle.absolute()),
         node=CloudNode(node.id, addresses.nodes[node.id]),
-        engine=spec.engine,
+        engine=spec.engines.get(node.tier, spec.engine),
         enrol=Enrol(),
+        learn=spec.learn.get(node.id, Learn()),
         plan=spec.plan,
         tls=Tls(),
     )
@@ -149,9 +154,10 @@ def _agent(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> AgentC
             parent=addresses.relays[node.parent, link] if link else addresses.nodes[node.parent],
             listen=addresses.nodes.get(node.id, ""),
         ),
-        engine=spec.engine,
+        engine=spec.engines.get(node.tier, spec.engine),
         source=tuple(msgspec.structs.replace(source, uri=absolute_uri(source.uri, here)) for source in sources),
         sink=tuple(SinkConfig(absolute_uri(uri, here)) for uri in spec.sinks.get(node.id, ())),
+        learn=spec.learn.get(node.id, Learn()),
     )
 
 

@@ -22,7 +22,7 @@ _WIDTH, _MARGIN, _BAR, _GAP = 900, 20, 34, 18
 _LEGEND_ROW, _CHAR = 20, 6.6  # one line of the legend; width of a 12 px letter, wide enough for common fonts
 _HUES = (212, 28, 145, 275, 345, 180)
 
-_STYLE = """
+STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
 .faint { fill: #6e7781 }
@@ -65,10 +65,10 @@ def ledger_picture(mean_ledger: Ledger, title: str = "Where the time goes: mean 
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" role="img">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
+            f"<style>{STYLE}</style>",
             _HATCH,
             f'<rect class="page" width="{_WIDTH}" height="{height:g}"/>',
-            _text(_MARGIN, 30, title, "title"),
+            text(_MARGIN, 30, title, "title"),
             *body,
             *legend,
             "</svg>",
@@ -95,7 +95,7 @@ def _colours(mean_ledger: Ledger) -> dict[tuple[str, str], str]:
         measured = [name for name in _in_order(names) if name != RESIDUAL]
         for shade, name in enumerate(measured):
             light = 0.27 + 0.45 * shade / max(len(measured) - 1, 1)
-            fills[tier, name] = _hex(_HUES[hue % len(_HUES)] / 360, light)
+            fills[tier, name] = hex_colour(_HUES[hue % len(_HUES)] / 360, light)
         if RESIDUAL in names:
             fills[tier, RESIDUAL] = "url(#residual)"
     return fills
@@ -110,7 +110,7 @@ def _bar(
     scale: float,
 ) -> list[str]:
     middle = y + _BAR / 2 + 4
-    parts = [_text(x - 12, middle, name, anchor="end")]
+    parts = [text(x - 12, middle, name, anchor="end")]
     for tier, spans in tiers.items():
         for span in _in_order(spans):
             ms = spans[span]
@@ -125,19 +125,19 @@ def _bar(
             )
             label = f"{span} {_ms(ms)}"
             if span != RESIDUAL and width > _CHAR * len(label) + 8:
-                parts.append(_text(x + width / 2, middle, label, _ink(colours[tier, span]), "middle"))
+                parts.append(text(x + width / 2, middle, label, _ink(colours[tier, span]), "middle"))
             x += width
-    parts.append(_text(x + 8, middle, f"{_ms(_total(tiers))} ms", "total"))
+    parts.append(text(x + 8, middle, f"{_ms(_total(tiers))} ms", "total"))
     return parts
 
 
 def _axis(left: float, top: float, bottom: float, scale: float, longest_ms: float) -> list[str]:
-    step = _step(longest_ms)
+    step = step_of(longest_ms)
     lines = []
     for tick in range(int(longest_ms / step) + 1):
         x = left + tick * step * scale
         lines.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-        lines.append(_text(x, bottom + 16, f"{tick * step:g}", "faint", "middle"))
+        lines.append(text(x, bottom + 16, f"{tick * step:g}", "faint", "middle"))
     return lines
 
 
@@ -146,20 +146,20 @@ def _legend(colours: Mapping[tuple[str, str], str], y: float) -> tuple[list[str]
     parts: list[str] = []
     indent = _MARGIN + _CHAR * max(len(tier) for tier, _ in colours) + 16
     for tier in dict.fromkeys(tier for tier, _ in colours):
-        parts.append(_text(_MARGIN, y, tier))
+        parts.append(text(_MARGIN, y, tier))
         x = indent
         for name in (name for owner, name in colours if owner == tier):
             width = 18 + _CHAR * len(name) + 16
             if x + width > _WIDTH - _MARGIN:
                 x, y = indent, y + _LEGEND_ROW
             parts.append(f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="12" height="12" fill="{colours[tier, name]}"/>')
-            parts.append(_text(x + 18, y, name))
+            parts.append(text(x + 18, y, name))
             x += width
         y += _LEGEND_ROW
     return parts, y - _LEGEND_ROW + _MARGIN
 
 
-def _hex(hue: float, light: float) -> str:
+def hex_colour(hue: float, light: float) -> str:
     """The colour as #rrggbb, which every viewer reads."""
     return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, light, 0.62))
 
@@ -185,7 +185,7 @@ def _flat(tiers: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
     return [item for spans in tiers.values() for item in spans.items()]
 
 
-def _step(longest: float) -> float:
+def step_of(longest: float) -> float:
     """A round distance of axis ticks: 1, 2 or 5 times a power of ten, with 4 to 10 ticks."""
     if longest <= 0:
         return 1.0
@@ -197,6 +197,6 @@ def _ms(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
     style = f' class="{kind}"' if kind else ""
     return f'<text{style} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -11,6 +11,7 @@ from tierline.cloud.hierarchy import find_bundle, load_file
 from tierline.core.config import Loaded, load
 from tierline.core.config.sections import (
     Engine,
+    Learn,
     Metrics,
     Tls,
     absolute_paths,
@@ -62,6 +63,7 @@ class CloudConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: Engine = Engine()
     enrol: Enrol = Enrol()
     metrics: Metrics = Metrics()
+    learn: Learn = Learn()
     plan: PlanKnobs = PlanKnobs()
     tls: Tls = Tls()
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tierline.cloud.tuner.goal import Goal
 from tierline.core.bundle import MANIFEST
 from tierline.core.config import Loaded, load
 from tierline.core.config.sections import NODE_ID
@@ -19,14 +20,6 @@ from tierline.core.plan import Hierarchy, HierarchyNode, Join
 SCHEMA = 1
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<version>\d+))?")
-
-
-class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a Tuner aims at; kept in the file, not acted on before there is one."""
-
-    minimise: Literal["latency_p50_ms", "bytes_per_sample", "energy_j"] = "latency_p50_ms"
-    max_quality_loss: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    max_latency_p99_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class Up(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +49,7 @@ class HierarchyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: tuple[HierarchyNode, ...]
     plan: Literal["auto"] = "auto"
     goal: Goal | None = None
+    """What `tierline tune` aims at."""
     join: Join = Join(by="none")
     up: Up | None = None
 

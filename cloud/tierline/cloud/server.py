@@ -8,13 +8,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tierline.cloud.config import CloudConfig
 from tierline.cloud.drift import Drift, measured
 from tierline.cloud.hierarchy import load_hierarchy
 from tierline.cloud.plans import PlanStore
 from tierline.cloud.shelf import Shelf
+from tierline.cloud.survey import Survey
 from tierline.cloud.switch import Switcher
 from tierline.core.bundle import Bundle
 from tierline.core.flow.host import Host, engine_settings, own_version
@@ -24,8 +25,12 @@ from tierline.core.flow.whole import Whole
 from tierline.core.invite import InviteStore
 from tierline.core.link.fleet import Order
 from tierline.core.link.open_inference import open_inference_handler
+from tierline.core.link.tasks import together
 from tierline.core.plan import Hierarchy, Plan, make_plan
 from tierline.core.protocols import Outcome
+
+if TYPE_CHECKING:
+    from tierline.cloud.jobs import Jobs
 
 LOG = logging.getLogger("tierline.cloud")
 LOOK_S = 1.0
@@ -68,6 +73,8 @@ class Server:
         """Hears what has left the ranges that the Plan in force was chosen for."""
         self._shelf = Shelf(config.state_dir)
         self._plans = PlanStore(config.state_dir, self._shelf)
+        self.host.desk.surveyor = Survey(self.host.desk)
+        self._jobs = _make_jobs(config, self.host) if config.learn.trainer else None
         if self._store is not None:
             self.host.desk.revoked = self._store.revoked_serials
 
@@ -91,7 +98,7 @@ class Server:
                 line["enrol"] = f"{self._config.enrol.listen.rpartition(':')[0]}:{port}"
             LOG.info("plan %d of %s for %d nodes", plan.version, plan.model, len(plan.nodes))
             ready(line)
-            await self._watch()
+            await together([self._watch(), *([self._jobs.run()] if self._jobs is not None else [])])
         finally:
             if enrolment is not None:
                 await enrolment.stop(0.5)
@@ -127,6 +134,12 @@ def load(config: CloudConfig) -> tuple[Bundle, Plan, Hierarchy]:
 
 def _say(drifted: Sequence[str]) -> None:
     LOG.warning("another Plan may be better: %s", "; ".join(drifted))
+
+
+def _make_jobs(config: CloudConfig, host: Host) -> Jobs:
+    from tierline.cloud.jobs import Jobs  # imported here: most clouds do not learn
+
+    return Jobs(config.learn, host, config.state_dir)
 
 
 def _no_views(outcome: Outcome) -> None:

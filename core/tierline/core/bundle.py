@@ -107,6 +107,31 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve: list[CurvePoint]
 
 
+class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An edge of the network where a Section can end. `input` is the image, `output` the network's end."""
+
+    name: str
+    """Of the tensor that crosses, in the network's graph; several are joined by `+`."""
+    tensor: Tensor
+    """What crosses."""
+    piece: Section | None
+    """From the cut before this one to this one: `image` or `fused` to `feature`, at the end to `logits`. None at the
+    input. Pieces run one after the other are the network."""
+    work_below: float
+    """Share of the network's multiply-adds."""
+    exit: Exit | None = None
+    """A sample can leave here; `head` turns this cut's tensor (`fused`) into `logits`. At the end without a head."""
+
+
+class Candidates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the levels of this Bundle could be instead (`core.candidates`, `models.exits.derive`)."""
+
+    cuts: list[Cut]
+    """From the input upwards; first `input`, last `output`."""
+    outcomes: str
+    """File: what every exit said to every sample of the validation split."""
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Content of `bundle.json`."""
 
@@ -121,6 +146,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, str]
     """sha256 of every other file of the Bundle."""
     calibration: Calibration | None = None
+    candidates: Candidates | None = None
     origin: dict[str, str] = {}
     """How it was made: command, data set, seed, versions."""
 
@@ -202,6 +228,9 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         named += [level.feature_aggregator, *stages]
         if level.exit is not None:
             named += [level.exit.rule, level.exit.aggregator]
+    for cut in manifest.candidates.cuts if manifest.candidates is not None else ():
+        if cut.exit is not None:
+            named += [cut.exit.rule, cut.exit.aggregator]
     for name in named:
         # The catalogue also loads files by path; a Bundle, which may come over a link, must never make it do so.
         if not name.isidentifier():

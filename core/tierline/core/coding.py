@@ -36,6 +36,7 @@ _WRITTEN = {
     str: re.compile("[a-z0-9_]+"),
 }
 """How options are written: less than Python reads, so that a decoder in another language reads them alike."""
+_KINDS: dict[type[Any], str] = {int: "an integer", float: "a number", str: "a word"}
 _SOME_VALUES = 64
 
 
@@ -147,7 +148,7 @@ def _make(stage: str, inner: Codec | None) -> Codec:
 
 def _read(stage: str, key: str, value: str, kind: type[Any]) -> Any:
     if not _WRITTEN[kind].fullmatch(value):
-        raise UnknownCodec(f"codec {stage!r}: {key} is {value!r}, not a {kind.__name__} as tokens write it")
+        raise UnknownCodec(f"codec {stage!r}: {key} is {value!r}, not {_KINDS[kind]} as tokens write it")
     return kind(value)
 
 

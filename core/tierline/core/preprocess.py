@@ -85,11 +85,20 @@ class Preprocessor:
         top, left = view_index // columns * height, view_index % columns * width
         return whole_BHWC[:, top : top + height, left : left + width]
 
-    def _normalise(self, patch_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        planes = np.ascontiguousarray(patch_BHWC.transpose(0, 3, 1, 2), dtype=np.float32)
+    def pixels(self, x_BCHW: Array) -> npt.NDArray[np.uint8]:
+        """The pixels that a Section's input was made of: the inverse of `normalise`."""
+        whole: Array = np.rint((x_BCHW - self._offset) / self._scale)
+        return np.asarray(np.clip(whole, 0, 255), np.uint8)
+
+    def normalise(self, pixels_BCHW: Array) -> npt.NDArray[np.float32]:
+        """A Section's input from pixels of its size."""
+        planes = np.array(pixels_BCHW, dtype=np.float32, order="C")
         planes *= self._scale
         planes += self._offset
         return planes
+
+    def _normalise(self, patch_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self.normalise(patch_BHWC.transpose(0, 3, 1, 2))
 
 
 def _resize(images_BHWC: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -27,6 +27,7 @@ from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
+from tierline.core.link.uplink import Uplink
 from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
 from tierline.core.protocols import Source
 from tierline.core.types import NodeId, Tier
@@ -36,6 +37,9 @@ from tierline.edge.cameras import Camera, Cameras
 from tierline.edge.config import AgentConfig, SourceConfig
 from tierline.edge.follow import Follower
 from tierline.edge.service import Access
+
+if TYPE_CHECKING:
+    from tierline.learning.fleet.learner import Learner
 
 LOG = logging.getLogger("tierline.edge")
 
@@ -87,9 +91,11 @@ class Agent:
         )
         self.host.metrics.dropped = self.cameras.dropped
         self._follower = Follower(self.host, self._get_bundle, self._in_force)
+        self._learner = self._make_learner()
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         if self._dialler is not None:
             self.host.desk.on_states = self._dialler.beat_now
+            self.host.desk.profiler.parent = Uplink(self._id, self._dialler, self.node.clock)
         self._adopted, self._connected = asyncio.Event(), asyncio.Event()
         self._is_stopping = False
         self._later: bytes | None = None
@@ -104,6 +110,7 @@ class Agent:
             known = plan_alone(self._config, self._given), self._given
         dialling = asyncio.create_task(self._dialler.run()) if self._dialler is not None else None
         tasks = [dialling] if dialling is not None else []
+        tasks += [asyncio.create_task(self._learner.run())] if self._learner is not None else []
         try:
             if dialling is not None:
                 # A parent in reach knows the current Plan; the last one is for when there is none.
@@ -126,6 +133,14 @@ class Agent:
             await end(tasks)
             await self.host.stop()
 
+    def _make_learner(self) -> Learner | None:
+        config = self._config
+        if not config.learn.trainer and self.host.listener is None:
+            return None  # it neither learns nor passes on what others learn, and does not carry it
+        from tierline.learning.fleet.seat import make_learner
+
+        return make_learner(config.learn, self.host, config.state_dir)
+
     # --- the link to the parent -------------------------------------------------------------------------------
 
     def _make_dialler(self, tls: TlsFiles | None) -> Dialler:
@@ -142,6 +157,9 @@ class Agent:
             on_change=self._on_change,
             on_order=self._on_order,
             on_revoked=self._store.remember_revoked,
+            on_measure=self.host.desk.profiler.take,
+            on_jobs=self._learner.take if self._learner is not None else lambda jobs: None,
+            alongside=self._learner.stay_attached if self._learner is not None else None,
             credentials=credentials,
             tls=tls,
             rng=random.Random(f"{self._id}/{node.epoch}"),
@@ -218,6 +236,7 @@ class Agent:
     def _in_force(self, plan: Plan) -> None:
         """A Plan of another structure has taken over: knobs that were turned since go with it."""
         self._store.remember(plan)
+        LOG.info("plan %d is in force, of another structure", plan.version)
         if self._later is not None:
             self._on_plan(self._later)
 
@@ -236,6 +255,7 @@ class Agent:
             check_offer(plan, self._id, offered_codecs())
             self.node.adopt(plan, self.node.bundle)
             self._store.remember(plan)
+            LOG.info("plan %d is in force", plan.version)
         except UnknownCodec as error:
             LOG.error("plan %d is not taken: %s", plan.version, error)
         if self.host.listener is not None:

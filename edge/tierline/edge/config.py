@@ -12,6 +12,7 @@ from tierline.core.config import Loaded, load
 from tierline.core.config.sections import (
     Count,
     Engine,
+    Learn,
     Metrics,
     Milliseconds,
     Tls,
@@ -78,6 +79,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: tuple[SourceConfig, ...] = ()
     sink: tuple[SinkConfig, ...] = ()
     metrics: Metrics = Metrics()
+    learn: Learn = Learn()
     tls: Tls = Tls()
 
     @property

@@ -35,10 +35,20 @@ def cache_dir() -> Path:
 
 def compiler() -> tuple[str, ...]:
     """Words of the command: `CXX`, else the first of c++, g++, clang++ on PATH. Raises BuildError."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and shutil.which((words := _words(name))[0]):
-            return words
+    if named := named_compiler():
+        return named
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return (name,)
     raise BuildError("no C++ compiler on PATH; install g++ or clang, or set CXX")
+
+
+def named_compiler() -> tuple[str, ...]:
+    """Words of `CXX`, empty where it is not set. Raises BuildError where it is no command."""
+    given = os.environ.get("CXX")
+    if given and not shutil.which(_words(given)[0]):
+        raise BuildError(f"CXX={given}: no such command; name a C++ compiler there, or unset it")
+    return _words(given) if given else ()
 
 
 def translation_unit() -> str:
@@ -57,8 +67,8 @@ def cached() -> Path | None:
 def library(cxx: str | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
     """Path of the library of this compiler, built now unless the cache holds it. Raises BuildError."""
     command = _words(cxx) if cxx else compiler()
-    version = _run([*command, "--version"]).partition("\n")[0]
-    machine = _run([*command, "-dumpmachine"]).split("-")[0]  # of a cross compiler, not this one
+    version = _asked(command, "--version").partition("\n")[0]
+    machine = _asked(command, "-dumpmachine").split("-")[0]  # of a cross compiler, not this one
     start = f"{_stem(flags, machine)}-{_digest(version.encode())}"
     return whole(_folder(), start, ".so") or _compile(command, flags, _folder(), start)
 
@@ -169,13 +179,24 @@ def _unwritable(folder: Path, error: OSError) -> BuildError:
     return BuildError(f"{folder}: {error.strerror}; name a writable folder in TIERLINE_CACHE_DIR")
 
 
+class _Refused(BuildError):
+    """A command ran and failed."""
+
+
+def _asked(command: tuple[str, ...], option: str) -> str:
+    try:
+        return _run([*command, option])
+    except _Refused:
+        raise BuildError(f"{shlex.join(command)}: no C++ compiler, for it does not answer {option}") from None
+
+
 def _run(command: list[str], *, with_errors: bool = False) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise BuildError(f"{command[0]} failed with status {done.returncode}: {done.stderr.strip()[:2000]}")
+        raise _Refused(f"{command[0]} failed with status {done.returncode}: {done.stderr.strip()[:2000]}")
     return done.stdout + done.stderr if with_errors else done.stdout
 
 

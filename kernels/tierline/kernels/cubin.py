@@ -103,8 +103,15 @@ def cubin(arch: str, toolchain: Toolchain | None = None) -> Path:
     return path
 
 
-def build(targets: Iterable[str] = TARGETS, toolchain: Toolchain | None = None) -> dict[str, Path | str]:
-    """Each target's cubin, or in the compiler's words why it has none. Raises BuildError where nothing compiles."""
+def build(
+    targets: Iterable[str] = TARGETS,
+    toolchain: Toolchain | None = None,
+    told: Callable[[str, Path | str], object] = lambda arch, found: None,
+) -> dict[str, Path | str]:
+    """Each target's cubin, or in the compiler's words why it has none; `told` hears of each as it ends.
+
+    Raises BuildError where nothing compiles.
+    """
     if toolchain is None and not toolchains():
         raise BuildError("neither NVRTC nor nvcc is there to make cubins")
     built: dict[str, Path | str] = {}
@@ -115,6 +122,7 @@ def build(targets: Iterable[str] = TARGETS, toolchain: Toolchain | None = None) 
             if not refuses(str(error)):
                 raise
             built[arch] = str(error)
+        told(arch, built[arch])
     return built
 
 

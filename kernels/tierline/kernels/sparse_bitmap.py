@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -10,9 +11,9 @@ import numpy as np
 from tierline.kernels.library import Counts as Shape
 from tierline.kernels.library import address, binder, counts, pointer, readable
 from tierline.kernels.numpy import sparse_bitmap as oracle
-from tierline.kernels.numpy.sparse_bitmap import Bytes, Counts, Floats, padding_is_clear, row_bytes
+from tierline.kernels.numpy.sparse_bitmap import BAD_LENGTH, Bytes, Counts, Floats, padding_is_clear, row_bytes
 
-__all__ = ["count", "gather", "mark", "padding_is_clear", "row_bytes", "scatter"]
+__all__ = ["count", "gather", "mark", "padding_is_clear", "place", "row_bytes", "scatter", "walk"]
 
 BLOCK_VALUES = 512
 """Of one independent piece of a row, as in the header."""
@@ -25,6 +26,8 @@ _compiled = binder(
     tl_sparse_count="ppnn",
     tl_sparse_gather="ppppnn",
     tl_sparse_scatter="ppppnn",
+    tl_sparse_walk_cpu="pnppnnnn:i",
+    tl_rows_place="pppn",
 )
 
 
@@ -78,6 +81,34 @@ def scatter(values: Floats, bitmap_BP: Bytes, x_BV: Floats) -> None:
     padded = np.zeros(num_chosen + SLACK_VALUES, np.float32)
     padded[:num_chosen] = values
     lib.tl_sparse_scatter(address(padded), address(bitmap_BP), address(starts), address(x_BV), *x_BV.shape)
+
+
+def walk(
+    data: bytes,
+    num_rows: int,
+    num_values: int,
+    size: Callable[[int], int],
+    law: tuple[int, int] | None = None,
+) -> tuple[Counts, Counts]:
+    """See `numpy.sparse_bitmap.walk`; compiled where `law` says that size(n) is law[0] + ceil(n * law[1] / 8)."""
+    lib = _compiled()
+    if lib is None or law is None:
+        return oracle.walk(data, num_rows, num_values, size)
+    starts_B, number_B = np.empty((2, num_rows), np.int64)
+    places = address(starts_B), address(number_B)
+    if lib.tl_sparse_walk_cpu(data, len(data), *places, num_rows, row_bytes(num_values), *law):
+        raise ValueError(BAD_LENGTH.format(len(data), num_rows))
+    return starts_B, number_B
+
+
+def place(source: Bytes, to: Bytes, from_R: Counts, to_R: Counts, length_R: Counts) -> None:
+    """See `numpy.sparse_bitmap.place`."""
+    lib = _compiled()
+    if lib is None:
+        oracle.place(source, to, from_R, to_R, length_R)
+        return
+    table_R3 = np.stack([from_R, to_R, length_R], axis=1)
+    lib.tl_rows_place(address(source), address(to), address(table_R3), len(table_R3))
 
 
 def _starts(lib: SimpleNamespace, bitmap_BP: Bytes) -> tuple[Counts, int]:

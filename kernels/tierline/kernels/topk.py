@@ -1,6 +1,6 @@
 """`numpy.topk`, compiled where it costs: same functions, same bytes.
 
-The k-th largest magnitude is found by three histograms over 9, 11 and 11 of its bits, which sorts nothing.
+The k-th largest magnitude is found by histograms of its digits, narrower ones in short rows, which sorts nothing.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from tierline.learning.compute import (
     OutputsAt,
 )
 from tierline.learning.fixed import FRACTION_BITS, Integers, WeightedSum
+from tierline.learning.patience import Within
 
 T = TypeVar("T")
 
@@ -48,7 +49,8 @@ class Exchange:
 
     Empty `expect` is a post, empty `out` a receive. `quorum` ends the wait with that many messages, the first to arrive
     (1 is "next arrival"; a later Exchange may ask for the rest). After `within_s` the wait ends with what is there,
-    possibly nothing. A tag serves each sender and each receiver once a turn.
+    possibly nothing; an `Adaptive` one follows from when messages of the tag came before. A tag serves each sender and
+    each receiver once a turn.
 
     A message belongs to the turn it was sent in, and is read in the receiver's turn of the same number. Those of a
     `stream` are not bound to turns: they wait in the order of arrival, and each Exchange takes the oldest of each of
@@ -59,7 +61,7 @@ class Exchange:
     out: Mapping[NodeId, Message]
     expect: frozenset[NodeId]
     quorum: int | None = None
-    within_s: float | None = None
+    within_s: Within = None
     stream: bool = False
 
 
@@ -80,7 +82,7 @@ class Reduce:
     to: frozenset[NodeId]
     weight: float = 1.0
     quorum: int | None = None
-    within_s: float | None = None
+    within_s: Within = None
     fraction_bits: int = FRACTION_BITS
 
 
@@ -125,7 +127,7 @@ def exchange(
     expect: Iterable[NodeId],
     *,
     quorum: int | None = None,
-    within_s: float | None = None,
+    within_s: Within = None,
     stream: bool = False,
 ) -> Effects[Inbox]:
     """`got = yield from exchange("x", {j: {"x": x}}, expect=peers)`."""
@@ -151,7 +153,7 @@ def reduce(
     *,
     weight: float = 1.0,
     quorum: int | None = None,
-    within_s: float | None = None,
+    within_s: Within = None,
     fraction_bits: int = FRACTION_BITS,
 ) -> Effects[Reduced]:
     """`total = yield from reduce("g", g, group=t.nodes)`."""
@@ -180,7 +182,7 @@ def collect(
     to: Iterable[NodeId],
     *,
     quorum: int | None = None,
-    within_s: float | None = None,
+    within_s: Within = None,
     fraction_bits: int = FRACTION_BITS,
 ) -> Effects[Reduced]:
     """`total = yield from collect("x", x, group=workers, to=[server])`: wait for a sum that others add up."""

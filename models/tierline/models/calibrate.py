@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from tierline.core.bundle import Bundle, Calibration, CurvePoint, Manifest
 from tierline.core.catalog import nearest
 from tierline.core.coding import codec_for
 from tierline.core.errors import ConfigError
-from tierline.models.evaluate import ExitOutputs, route
+from tierline.models.evaluate import ExitOutputs, Routed, route
 
 STEPS = 20
-"""Thresholds tried are 0, 1/STEPS, ..., 1."""
+"""Thresholds tried are 0, 1/STEPS, ..., 1; fewer where several exits make more than MAX_TRIED combinations."""
+MAX_TRIED = 10_000
 MAX_POINTS = 60
 
 GOALS = ("best_accuracy", "target_accuracy", "target_exit_share")
@@ -40,15 +42,15 @@ def feature_bytes(manifest: Manifest, level: int) -> float:
 def payload_bytes(manifest: Manifest, exit_share: Mapping[str, float]) -> dict[str, float]:
     """Payload bytes per sample on each link, by the lower level's tier; `device` is one device's link.
 
-    A device with an exit sends its logits always, its feature for samples that do not leave locally. Higher levels, and
-    a device without an exit, send their feature with the samples that climb.
+    A device that is one of several and has an exit sends its logits always, its feature for samples that do not leave
+    locally. All others send their feature with the samples that climb.
     """
     links: dict[str, float] = {}
     climbs = 1.0
     for index, level in enumerate(manifest.levels[:-1]):
         climbs -= exit_share[level.exit.name] if level.exit is not None else 0.0
         size = feature_bytes(manifest, index)
-        if index == 0 and level.exit is not None:
+        if index == 0 and level.exit is not None and len(manifest.views) > 1:
             links[level.tier.value] = ddnn_bytes(len(manifest.labels), 1.0 - climbs, size)
         else:
             links[level.tier.value] = max(0.0, climbs) * size
@@ -60,18 +62,29 @@ def calibrate(bundle: Bundle, outputs: ExitOutputs, goal: str = "best_accuracy")
 
     Raises ConfigError for a goal that cannot be read; warns where no point reaches it and takes the nearest.
     """
+    return calibrate_by(bundle.manifest, len(outputs.labels), outputs.accuracy(), partial(route, outputs), goal)
+
+
+def calibrate_by(
+    manifest: Manifest,
+    num_samples: int,
+    accuracy: Mapping[str, float],
+    route: Callable[[dict[str, float]], Routed],
+    goal: str = "best_accuracy",
+) -> Calibration:
+    """As `calibrate`, for whatever says what a vector of thresholds makes of the split; `accuracy` by exit alone."""
     name, target = parse_goal(goal)
-    manifest = bundle.manifest
     inner = manifest.exits()[:-1]
-    grid = [step / STEPS for step in range(STEPS + 1)]
+    steps = max(step for step in range(1, STEPS + 1) if step == 1 or (step + 1) ** len(inner) <= MAX_TRIED)
+    grid = [step / steps for step in range(steps + 1)]
     points = [
-        _point(manifest, outputs, dict(zip(inner, t, strict=True))) for t in itertools.product(grid, repeat=len(inner))
+        _point(manifest, route, dict(zip(inner, t, strict=True))) for t in itertools.product(grid, repeat=len(inner))
     ]
     first = manifest.exits()[0]
     chosen = choose(points, first, name, target) if inner else points[0]
     return Calibration(
-        num_samples=len(outputs.labels),
-        accuracy=each_short(outputs.accuracy()),
+        num_samples=num_samples,
+        accuracy=each_short(accuracy),
         thresholds=chosen.thresholds,
         chosen_by=goal,
         curve=thin(points, chosen, first),
@@ -96,8 +109,8 @@ def parse_goal(goal: str, goals: Sequence[str] = GOALS) -> tuple[str, float]:
     return name, target
 
 
-def _point(manifest: Manifest, outputs: ExitOutputs, thresholds: dict[str, float]) -> CurvePoint:
-    routed = route(outputs, thresholds)
+def _point(manifest: Manifest, route: Callable[[dict[str, float]], Routed], thresholds: dict[str, float]) -> CurvePoint:
+    routed = route(thresholds)
     links = payload_bytes(manifest, routed.exit_share)
     return CurvePoint(thresholds, short(routed.accuracy), each_short(routed.exit_share), each_short(links))
 

@@ -20,7 +20,7 @@ from tierline.core.errors import BundleError, ConfigError
 LOGITS = "logits"
 
 
-class _Logits(nn.Module):
+class LogitsOnly(nn.Module):
     """The one output that a plain network has: `logits` where it returns several by name."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -41,7 +41,7 @@ def export(net: nn.Module, input_shape: tuple[int, ...], *, opset: int = 18) -> 
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # of torch about itself
             program = torch.onnx.export(
-                _Logits(net).eval(),
+                LogitsOnly(net).eval(),
                 (torch.zeros(2, *input_shape),),  # not 1, which the exporter would take for a constant
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tierline.v1 import plan_pb2 as tierline_dot_v1_dot_plan__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tierline/v1/fleet.proto\x12\x0btierline.v1\x1a\x16tierline/v1/plan.proto\"\xb8\x01\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05views\x18\x06 \x03(\t\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\tJ\x04\x08\x0b\x10\x10\"\xc5\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\'\n\x04plan\x18\x04 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\x0c\x12\x13\n\x0bheartbeat_s\x18\x07 \x01(\x02\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\x0f\n\x07revoked\x18\t \x03(\tJ\x04\x08\n\x10\x10\"t\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x0e\n\x06rtt_ms\x18\x04 \x01(\x02\x12*\n\x08switches\x18\x05 \x03(\x0b\x32\x18.tierline.v1.SwitchState\"L\n\x0bSwitchState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x86\x01\n\tDirective\x12\x0e\n\x04\x62\x65\x61t\x18\x01 \x01(\x04H\x00\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocumentH\x00\x12%\n\x06switch\x18\x04 \x01(\x0b\x32\x13.tierline.v1.SwitchH\x00\x12\x0f\n\x07revoked\x18\x03 \x03(\tB\x06\n\x04\x62ody\"\xed\x01\n\x06Switch\x12(\n\x05phase\x18\x01 \x01(\x0e\x32\x19.tierline.v1.Switch.Phase\x12\'\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x05 \x01(\x04\"T\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREPARE\x10\x01\x12\x10\n\x0cPHASE_COMMIT\x10\x02\x12\x0f\n\x0bPHASE_ABORT\x10\x03\"\x1e\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0f\n\rStatusRequest\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cPlansRequest\"\x1b\n\nPlansReply\x12\r\n\x05plans\x18\x01 \x01(\x0c\"j\n\x11\x43hangePlanRequest\x12\x0b\n\x03set\x18\x01 \x03(\t\x12\x13\n\x0brollback_to\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\x0cJ\x04\x08\x06\x10\x10\"&\n\x12OfferBundleRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\"#\n\x10OfferBundleReply\x12\x0f\n\x07missing\x18\x01 \x03(\t\"9\n\tFileChunk\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x0e\n\x0cPutFileReply\"\x1f\n\x0f\x43hangePlanReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x32\x89\x04\n\x05\x46leet\x12\x30\n\x04Join\x12\x12.tierline.v1.Hello\x1a\x14.tierline.v1.Welcome\x12<\n\x06\x41ttend\x12\x16.tierline.v1.Heartbeat\x1a\x16.tierline.v1.Directive(\x01\x30\x01\x12\x38\n\x05\x46\x65tch\x12\x19.tierline.v1.FetchRequest\x1a\x12.tierline.v1.Chunk0\x01\x12>\n\x06Status\x12\x1a.tierline.v1.StatusRequest\x1a\x18.tierline.v1.StatusReply\x12;\n\x05Plans\x12\x19.tierline.v1.PlansRequest\x1a\x17.tierline.v1.PlansReply\x12J\n\nChangePlan\x12\x1e.tierline.v1.ChangePlanRequest\x1a\x1c.tierline.v1.ChangePlanReply\x12M\n\x0bOfferBundle\x12\x1f.tierline.v1.OfferBundleRequest\x1a\x1d.tierline.v1.OfferBundleReply\x12>\n\x07PutFile\x12\x16.tierline.v1.FileChunk\x1a\x19.tierline.v1.PutFileReply(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17tierline/v1/fleet.proto\x12\x0btierline.v1\x1a\x16tierline/v1/plan.proto\"\xb8\x01\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05views\x18\x06 \x03(\t\x12\x15\n\rbundle_digest\x18\x07 \x01(\t\x12\x0e\n\x06\x63odecs\x18\x08 \x03(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\tJ\x04\x08\x0b\x10\x10\"\xc5\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\'\n\x04plan\x18\x04 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x10\n\x08manifest\x18\x06 \x01(\x0c\x12\x13\n\x0bheartbeat_s\x18\x07 \x01(\x02\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\x0f\n\x07revoked\x18\t \x03(\tJ\x04\x08\n\x10\x10\"t\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12\x0e\n\x06rtt_ms\x18\x04 \x01(\x02\x12*\n\x08switches\x18\x05 \x03(\x0b\x32\x18.tierline.v1.SwitchState\"L\n\x0bSwitchState\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xa5\x01\n\tDirective\x12\x0e\n\x04\x62\x65\x61t\x18\x01 \x01(\x04H\x00\x12)\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocumentH\x00\x12%\n\x06switch\x18\x04 \x01(\x0b\x32\x13.tierline.v1.SwitchH\x00\x12\x0f\n\x07revoked\x18\x03 \x03(\t\x12\x0f\n\x07measure\x18\x08 \x01(\x0c\x12\x0c\n\x04jobs\x18\t \x01(\x0c\x42\x06\n\x04\x62ody\"\xed\x01\n\x06Switch\x12(\n\x05phase\x18\x01 \x01(\x0e\x32\x19.tierline.v1.Switch.Phase\x12\'\n\x04plan\x18\x02 \x01(\x0b\x32\x19.tierline.v1.PlanDocument\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x10\n\x08manifest\x18\x04 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x05 \x01(\x04\"T\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PREPARE\x10\x01\x12\x10\n\x0cPHASE_COMMIT\x10\x02\x12\x0f\n\x0bPHASE_ABORT\x10\x03\"A\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tnum_bytes\x18\x03 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x0f\n\rStatusRequest\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cPlansRequest\"\x1b\n\nPlansReply\x12\r\n\x05plans\x18\x01 \x01(\x0c\"j\n\x11\x43hangePlanRequest\x12\x0b\n\x03set\x18\x01 \x03(\t\x12\x13\n\x0brollback_to\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\x0cJ\x04\x08\x06\x10\x10\"&\n\x12OfferBundleRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\"#\n\x10OfferBundleReply\x12\x0f\n\x07missing\x18\x01 \x03(\t\"9\n\tFileChunk\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x0e\n\x0cPutFileReply\"\x1f\n\x0f\x43hangePlanReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\"f\n\x0eProfileRequest\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x0f\n\x07\x65ngines\x18\x02 \x03(\t\x12\x0f\n\x07\x62\x61tches\x18\x03 \x03(\r\x12\x0e\n\x06\x63odecs\x18\x04 \x03(\t\x12\r\n\x05run_s\x18\x05 \x01(\x02J\x04\x08\x06\x10\x10\"<\n\x0cProfileReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\x0c\"/\n\rMeasureReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\"\x10\n\x0eMeasureReceipt\"l\n\nProbeChunk\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07is_last\x18\x03 \x01(\x08\x12\x12\n\nwant_bytes\x18\x04 \x01(\r\x12\x11\n\tnum_bytes\x18\x05 \x01(\x04\x12\n\n\x02ns\x18\x06 \x01(\x04\x32\xd0\x05\n\x05\x46leet\x12\x30\n\x04Join\x12\x12.tierline.v1.Hello\x1a\x14.tierline.v1.Welcome\x12<\n\x06\x41ttend\x12\x16.tierline.v1.Heartbeat\x1a\x16.tierline.v1.Directive(\x01\x30\x01\x12\x38\n\x05\x46\x65tch\x12\x19.tierline.v1.FetchRequest\x1a\x12.tierline.v1.Chunk0\x01\x12>\n\x06Status\x12\x1a.tierline.v1.StatusRequest\x1a\x18.tierline.v1.StatusReply\x12;\n\x05Plans\x12\x19.tierline.v1.PlansRequest\x1a\x17.tierline.v1.PlansReply\x12J\n\nChangePlan\x12\x1e.tierline.v1.ChangePlanRequest\x1a\x1c.tierline.v1.ChangePlanReply\x12M\n\x0bOfferBundle\x12\x1f.tierline.v1.OfferBundleRequest\x1a\x1d.tierline.v1.OfferBundleReply\x12>\n\x07PutFile\x12\x16.tierline.v1.FileChunk\x1a\x19.tierline.v1.PutFileReply(\x01\x12\x43\n\x07Profile\x12\x1b.tierline.v1.ProfileRequest\x1a\x19.tierline.v1.ProfileReply0\x01\x12\x41\n\x06Report\x12\x1a.tierline.v1.MeasureReport\x1a\x1b.tierline.v1.MeasureReceipt\x12=\n\x05Probe\x12\x17.tierline.v1.ProbeChunk\x1a\x17.tierline.v1.ProbeChunk(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,35 +41,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWITCHSTATE']._serialized_start=569
   _globals['_SWITCHSTATE']._serialized_end=645
   _globals['_DIRECTIVE']._serialized_start=648
-  _globals['_DIRECTIVE']._serialized_end=782
-  _globals['_SWITCH']._serialized_start=785
-  _globals['_SWITCH']._serialized_end=1022
-  _globals['_SWITCH_PHASE']._serialized_start=938
-  _globals['_SWITCH_PHASE']._serialized_end=1022
-  _globals['_FETCHREQUEST']._serialized_start=1024
-  _globals['_FETCHREQUEST']._serialized_end=1054
-  _globals['_CHUNK']._serialized_start=1056
-  _globals['_CHUNK']._serialized_end=1077
-  _globals['_STATUSREQUEST']._serialized_start=1079
-  _globals['_STATUSREQUEST']._serialized_end=1094
-  _globals['_STATUSREPLY']._serialized_start=1096
-  _globals['_STATUSREPLY']._serialized_end=1125
-  _globals['_PLANSREQUEST']._serialized_start=1127
-  _globals['_PLANSREQUEST']._serialized_end=1141
-  _globals['_PLANSREPLY']._serialized_start=1143
-  _globals['_PLANSREPLY']._serialized_end=1170
-  _globals['_CHANGEPLANREQUEST']._serialized_start=1172
-  _globals['_CHANGEPLANREQUEST']._serialized_end=1278
-  _globals['_OFFERBUNDLEREQUEST']._serialized_start=1280
-  _globals['_OFFERBUNDLEREQUEST']._serialized_end=1318
-  _globals['_OFFERBUNDLEREPLY']._serialized_start=1320
-  _globals['_OFFERBUNDLEREPLY']._serialized_end=1355
-  _globals['_FILECHUNK']._serialized_start=1357
-  _globals['_FILECHUNK']._serialized_end=1414
-  _globals['_PUTFILEREPLY']._serialized_start=1416
-  _globals['_PUTFILEREPLY']._serialized_end=1430
-  _globals['_CHANGEPLANREPLY']._serialized_start=1432
-  _globals['_CHANGEPLANREPLY']._serialized_end=1463
-  _globals['_FLEET']._serialized_start=1466
-  _globals['_FLEET']._serialized_end=1987
+  _globals['_DIRECTIVE']._serialized_end=813
+  _globals['_SWITCH']._serialized_start=816
+  _globals['_SWITCH']._serialized_end=1053
+  _globals['_SWITCH_PHASE']._serialized_start=969
+  _globals['_SWITCH_PHASE']._serialized_end=1053
+  _globals['_FETCHREQUEST']._serialized_start=1055
+  _globals['_FETCHREQUEST']._serialized_end=1120
+  _globals['_CHUNK']._serialized_start=1122
+  _globals['_CHUNK']._serialized_end=1143
+  _globals['_STATUSREQUEST']._serialized_start=1145
+  _globals['_STATUSREQUEST']._serialized_end=1160
+  _globals['_STATUSREPLY']._serialized_start=1162
+  _globals['_STATUSREPLY']._serialized_end=1191
+  _globals['_PLANSREQUEST']._serialized_start=1193
+  _globals['_PLANSREQUEST']._serialized_end=1207
+  _globals['_PLANSREPLY']._serialized_start=1209
+  _globals['_PLANSREPLY']._serialized_end=1236
+  _globals['_CHANGEPLANREQUEST']._serialized_start=1238
+  _globals['_CHANGEPLANREQUEST']._serialized_end=1344
+  _globals['_OFFERBUNDLEREQUEST']._serialized_start=1346
+  _globals['_OFFERBUNDLEREQUEST']._serialized_end=1384
+  _globals['_OFFERBUNDLEREPLY']._serialized_start=1386
+  _globals['_OFFERBUNDLEREPLY']._serialized_end=1421
+  _globals['_FILECHUNK']._serialized_start=1423
+  _globals['_FILECHUNK']._serialized_end=1480
+  _globals['_PUTFILEREPLY']._serialized_start=1482
+  _globals['_PUTFILEREPLY']._serialized_end=1496
+  _globals['_CHANGEPLANREPLY']._serialized_start=1498
+  _globals['_CHANGEPLANREPLY']._serialized_end=1529
+  _globals['_PROFILEREQUEST']._serialized_start=1531
+  _globals['_PROFILEREQUEST']._serialized_end=1633
+  _globals['_PROFILEREPLY']._serialized_start=1635
+  _globals['_PROFILEREPLY']._serialized_end=1695
+  _globals['_MEASUREREPORT']._serialized_start=1697
+  _globals['_MEASUREREPORT']._serialized_end=1744
+  _globals['_MEASURERECEIPT']._serialized_start=1746
+  _globals['_MEASURERECEIPT']._serialized_end=1762
+  _globals['_PROBECHUNK']._serialized_start=1764
+  _globals['_PROBECHUNK']._serialized_end=1872
+  _globals['_FLEET']._serialized_start=1875
+  _globals['_FLEET']._serialized_end=2595
 # @@protoc_insertion_point(module_scope)

@@ -196,8 +196,16 @@ class Directive(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     SWITCH_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     beat: _builtins.int
     """Echo of a heartbeat: the parent lives."""
+    measure: _builtins.bytes
+    """JSON as tierline.core.flow.orders writes it: what the node it names is to measure, this one or one further below."""
+    jobs: _builtins.bytes
+    """JSON as tierline.learning.fleet.job writes it: what is learned now. Sent when the child connects and whenever it
+    changes.
+    """
     @_builtins.property
     def plan(self) -> _plan_pb2.PlanDocument: ...
     @_builtins.property
@@ -213,10 +221,12 @@ class Directive(_message.Message):
         plan: _plan_pb2.PlanDocument | None = ...,
         switch: Global___Switch | None = ...,
         revoked: _abc.Iterable[_builtins.str] | None = ...,
+        measure: _builtins.bytes = ...,
+        jobs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "switch", b"switch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "plan", b"plan", "revoked", b"revoked", "switch", b"switch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "body", b"body", "jobs", b"jobs", "measure", b"measure", "plan", b"plan", "revoked", b"revoked", "switch", b"switch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["beat", "plan", "switch"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -288,16 +298,23 @@ class FetchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """sha256, hexadecimal."""
+    offset: _builtins.int
+    """Only so many bytes from here on; 0: all that follow."""
+    num_bytes: _builtins.int
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        num_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_bytes", b"num_bytes", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -532,3 +549,153 @@ class ChangePlanReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangePlanReply: _TypeAlias = ChangePlanReply  # noqa: Y015
+
+@_typing.final
+class ProfileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    CODECS_FIELD_NUMBER: _builtins.int
+    RUN_S_FIELD_NUMBER: _builtins.int
+    run_s: _builtins.float
+    """Longest time for one number, warming up apart; 0: the root's default."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: all nodes of the hierarchy."""
+
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tokens, such as onnxruntime:cuda; empty: what each node runs Sections with."""
+
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Empty: 1 and 8."""
+
+    @_builtins.property
+    def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tokens; empty: a choice of the root's."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        engines: _abc.Iterable[_builtins.str] | None = ...,
+        batches: _abc.Iterable[_builtins.int] | None = ...,
+        codecs: _abc.Iterable[_builtins.str] | None = ...,
+        run_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "codecs", b"codecs", "engines", b"engines", "nodes", b"nodes", "run_s", b"run_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileRequest: _TypeAlias = ProfileRequest  # noqa: Y015
+
+@_typing.final
+class ProfileReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    state: _builtins.str
+    """How far it is: waiting, what it measures now, done, or why it is missing."""
+    profile: _builtins.bytes
+    """JSON as tierline.core.profile writes it, in the last message."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        state: _builtins.str = ...,
+        profile: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "profile", b"profile", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileReply: _TypeAlias = ProfileReply  # noqa: Y015
+
+@_typing.final
+class MeasureReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The child that sends it; the node that measured may be below it."""
+    document: _builtins.bytes
+    """JSON as tierline.core.flow.orders writes it."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        document: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureReport: _TypeAlias = MeasureReport  # noqa: Y015
+
+@_typing.final
+class MeasureReceipt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureReceipt: _TypeAlias = MeasureReceipt  # noqa: Y015
+
+@_typing.final
+class ProbeChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    WANT_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    NS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Set in the first message."""
+    data: _builtins.bytes
+    """Part of a train. A message without data and without want_bytes is answered by an empty one."""
+    is_last: _builtins.bool
+    """The last of a train; the receiver of a child's answers with num_bytes and ns."""
+    want_bytes: _builtins.int
+    """Send me a train of so many bytes."""
+    num_bytes: _builtins.int
+    """Bytes that arrived after the first message of the train, those of samples on the same link included."""
+    ns: _builtins.int
+    """From the arrival of the first message of the train to that of the last."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+        is_last: _builtins.bool = ...,
+        want_bytes: _builtins.int = ...,
+        num_bytes: _builtins.int = ...,
+        ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "is_last", b"is_last", "node", b"node", "ns", b"ns", "num_bytes", b"num_bytes", "want_bytes", b"want_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeChunk: _TypeAlias = ProbeChunk  # noqa: Y015

@@ -74,6 +74,21 @@ class FleetStub(object):
                 request_serializer=tierline_dot_v1_dot_fleet__pb2.FileChunk.SerializeToString,
                 response_deserializer=tierline_dot_v1_dot_fleet__pb2.PutFileReply.FromString,
                 _registered_method=True)
+        self.Profile = channel.unary_stream(
+                '/tierline.v1.Fleet/Profile',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.ProfileReply.FromString,
+                _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/tierline.v1.Fleet/Report',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.MeasureReport.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.MeasureReceipt.FromString,
+                _registered_method=True)
+        self.Probe = channel.stream_stream(
+                '/tierline.v1.Fleet/Probe',
+                request_serializer=tierline_dot_v1_dot_fleet__pb2.ProbeChunk.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_fleet__pb2.ProbeChunk.FromString,
+                _registered_method=True)
 
 
 class FleetServicer(object):
@@ -135,6 +150,28 @@ class FleetServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Profile(self, request, context):
+        """At the root: has nodes measure themselves and their links. Progress, and at the end the Profile. Asked by whom
+        ChangePlan may be asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Report(self, request, context):
+        """What a node has measured, from child to parent and so up to the root.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request_iterator, context):
+        """Round trips and trains of bytes between a child and its parent. Each message is answered as it says itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +214,21 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.PutFile,
                     request_deserializer=tierline_dot_v1_dot_fleet__pb2.FileChunk.FromString,
                     response_serializer=tierline_dot_v1_dot_fleet__pb2.PutFileReply.SerializeToString,
+            ),
+            'Profile': grpc.unary_stream_rpc_method_handler(
+                    servicer.Profile,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.ProfileRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.ProfileReply.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.MeasureReport.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.MeasureReceipt.SerializeToString,
+            ),
+            'Probe': grpc.stream_stream_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=tierline_dot_v1_dot_fleet__pb2.ProbeChunk.FromString,
+                    response_serializer=tierline_dot_v1_dot_fleet__pb2.ProbeChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +447,87 @@ class Fleet(object):
             '/tierline.v1.Fleet/PutFile',
             tierline_dot_v1_dot_fleet__pb2.FileChunk.SerializeToString,
             tierline_dot_v1_dot_fleet__pb2.PutFileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Profile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tierline.v1.Fleet/Profile',
+            tierline_dot_v1_dot_fleet__pb2.ProfileRequest.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Fleet/Report',
+            tierline_dot_v1_dot_fleet__pb2.MeasureReport.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.MeasureReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tierline.v1.Fleet/Probe',
+            tierline_dot_v1_dot_fleet__pb2.ProbeChunk.SerializeToString,
+            tierline_dot_v1_dot_fleet__pb2.ProbeChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,14 @@ class FleetStub:
     """Says what a Bundle consists of; back come the files that the root lacks."""
     PutFile: _grpc.StreamUnaryMultiCallable[_fleet_pb2.FileChunk, _fleet_pb2.PutFileReply]
     """One file of an offered Bundle, in chunks; the first says which."""
+    Profile: _grpc.UnaryStreamMultiCallable[_fleet_pb2.ProfileRequest, _fleet_pb2.ProfileReply]
+    """At the root: has nodes measure themselves and their links. Progress, and at the end the Profile. Asked by whom
+    ChangePlan may be asked.
+    """
+    Report: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.MeasureReport, _fleet_pb2.MeasureReceipt]
+    """What a node has measured, from child to parent and so up to the root."""
+    Probe: _grpc.StreamStreamMultiCallable[_fleet_pb2.ProbeChunk, _fleet_pb2.ProbeChunk]
+    """Round trips and trains of bytes between a child and its parent. Each message is answered as it says itself."""
 
 @_typing.type_check_only
 class FleetAsyncStub(FleetStub):
@@ -69,6 +77,14 @@ class FleetAsyncStub(FleetStub):
     """Says what a Bundle consists of; back come the files that the root lacks."""
     PutFile: _aio.StreamUnaryMultiCallable[_fleet_pb2.FileChunk, _fleet_pb2.PutFileReply]  # type: ignore[assignment]
     """One file of an offered Bundle, in chunks; the first says which."""
+    Profile: _aio.UnaryStreamMultiCallable[_fleet_pb2.ProfileRequest, _fleet_pb2.ProfileReply]  # type: ignore[assignment]
+    """At the root: has nodes measure themselves and their links. Progress, and at the end the Profile. Asked by whom
+    ChangePlan may be asked.
+    """
+    Report: _aio.UnaryUnaryMultiCallable[_fleet_pb2.MeasureReport, _fleet_pb2.MeasureReceipt]  # type: ignore[assignment]
+    """What a node has measured, from child to parent and so up to the root."""
+    Probe: _aio.StreamStreamMultiCallable[_fleet_pb2.ProbeChunk, _fleet_pb2.ProbeChunk]  # type: ignore[assignment]
+    """Round trips and trains of bytes between a child and its parent. Each message is answered as it says itself."""
 
 class FleetServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,5 +151,31 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.PutFileReply, _abc.Awaitable[_fleet_pb2.PutFileReply]]:
         """One file of an offered Bundle, in chunks; the first says which."""
+
+    @_abc_1.abstractmethod
+    def Profile(
+        self,
+        request: _fleet_pb2.ProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ProfileReply], _abc.AsyncIterator[_fleet_pb2.ProfileReply]]:
+        """At the root: has nodes measure themselves and their links. Progress, and at the end the Profile. Asked by whom
+        ChangePlan may be asked.
+        """
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _fleet_pb2.MeasureReport,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.MeasureReceipt, _abc.Awaitable[_fleet_pb2.MeasureReceipt]]:
+        """What a node has measured, from child to parent and so up to the root."""
+
+    @_abc_1.abstractmethod
+    def Probe(
+        self,
+        request_iterator: _MaybeAsyncIterator[_fleet_pb2.ProbeChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ProbeChunk], _abc.AsyncIterator[_fleet_pb2.ProbeChunk]]:
+        """Round trips and trains of bytes between a child and its parent. Each message is answered as it says itself."""
 
 def add_FleetServicer_to_server(servicer: FleetServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -39,13 +39,72 @@ class LearningStub(object):
                 request_serializer=tierline_dot_v1_dot_learning__pb2.Parcel.SerializeToString,
                 response_deserializer=tierline_dot_v1_dot_learning__pb2.Parcel.FromString,
                 _registered_method=True)
+        self.Submit = channel.unary_unary(
+                '/tierline.v1.Learning/Submit',
+                request_serializer=tierline_dot_v1_dot_learning__pb2.JobRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+                _registered_method=True)
+        self.Change = channel.unary_unary(
+                '/tierline.v1.Learning/Change',
+                request_serializer=tierline_dot_v1_dot_learning__pb2.JobChange.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+                _registered_method=True)
+        self.Jobs = channel.unary_unary(
+                '/tierline.v1.Learning/Jobs',
+                request_serializer=tierline_dot_v1_dot_learning__pb2.JobsRequest.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+                _registered_method=True)
+        self.Log = channel.unary_unary(
+                '/tierline.v1.Learning/Log',
+                request_serializer=tierline_dot_v1_dot_learning__pb2.JobQuery.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+                _registered_method=True)
+        self.Model = channel.unary_stream(
+                '/tierline.v1.Learning/Model',
+                request_serializer=tierline_dot_v1_dot_learning__pb2.JobQuery.SerializeToString,
+                response_deserializer=tierline_dot_v1_dot_learning__pb2.JobData.FromString,
+                _registered_method=True)
 
 
 class LearningServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Attach(self, request_iterator, context):
-        """One stream per child and parent, for as long as both run; the child calls. A parent passes on what is for others.
+        """One stream per run, child and parent, for as long as the run is under way; the child calls. A parent passes on what
+        is for others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Submit(self, request, context):
+        """Jobs, at the root. Under TLS only whoever holds the root's own certificate may submit and change them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Change(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Jobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Log(self, request, context):
+        """Measurements.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Model(self, request, context):
+        """The newest kept version of the model, an .npz file of its arrays, in pieces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +117,31 @@ def add_LearningServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=tierline_dot_v1_dot_learning__pb2.Parcel.FromString,
                     response_serializer=tierline_dot_v1_dot_learning__pb2.Parcel.SerializeToString,
+            ),
+            'Submit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Submit,
+                    request_deserializer=tierline_dot_v1_dot_learning__pb2.JobRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_learning__pb2.JobsReply.SerializeToString,
+            ),
+            'Change': grpc.unary_unary_rpc_method_handler(
+                    servicer.Change,
+                    request_deserializer=tierline_dot_v1_dot_learning__pb2.JobChange.FromString,
+                    response_serializer=tierline_dot_v1_dot_learning__pb2.JobsReply.SerializeToString,
+            ),
+            'Jobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.Jobs,
+                    request_deserializer=tierline_dot_v1_dot_learning__pb2.JobsRequest.FromString,
+                    response_serializer=tierline_dot_v1_dot_learning__pb2.JobsReply.SerializeToString,
+            ),
+            'Log': grpc.unary_unary_rpc_method_handler(
+                    servicer.Log,
+                    request_deserializer=tierline_dot_v1_dot_learning__pb2.JobQuery.FromString,
+                    response_serializer=tierline_dot_v1_dot_learning__pb2.JobsReply.SerializeToString,
+            ),
+            'Model': grpc.unary_stream_rpc_method_handler(
+                    servicer.Model,
+                    request_deserializer=tierline_dot_v1_dot_learning__pb2.JobQuery.FromString,
+                    response_serializer=tierline_dot_v1_dot_learning__pb2.JobData.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +171,141 @@ class Learning(object):
             '/tierline.v1.Learning/Attach',
             tierline_dot_v1_dot_learning__pb2.Parcel.SerializeToString,
             tierline_dot_v1_dot_learning__pb2.Parcel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Submit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Learning/Submit',
+            tierline_dot_v1_dot_learning__pb2.JobRequest.SerializeToString,
+            tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Change(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Learning/Change',
+            tierline_dot_v1_dot_learning__pb2.JobChange.SerializeToString,
+            tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Jobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Learning/Jobs',
+            tierline_dot_v1_dot_learning__pb2.JobsRequest.SerializeToString,
+            tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Log(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tierline.v1.Learning/Log',
+            tierline_dot_v1_dot_learning__pb2.JobQuery.SerializeToString,
+            tierline_dot_v1_dot_learning__pb2.JobsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Model(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tierline.v1.Learning/Model',
+            tierline_dot_v1_dot_learning__pb2.JobQuery.SerializeToString,
+            tierline_dot_v1_dot_learning__pb2.JobData.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,13 +34,33 @@ class LearningStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LearningAsyncStub: ...
     Attach: _grpc.StreamStreamMultiCallable[_learning_pb2.Parcel, _learning_pb2.Parcel]
-    """One stream per child and parent, for as long as both run; the child calls. A parent passes on what is for others."""
+    """One stream per run, child and parent, for as long as the run is under way; the child calls. A parent passes on what
+    is for others.
+    """
+    Submit: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobRequest, _learning_pb2.JobsReply]
+    """Jobs, at the root. Under TLS only whoever holds the root's own certificate may submit and change them."""
+    Change: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobChange, _learning_pb2.JobsReply]
+    Jobs: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobsRequest, _learning_pb2.JobsReply]
+    Log: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobQuery, _learning_pb2.JobsReply]
+    """Measurements."""
+    Model: _grpc.UnaryStreamMultiCallable[_learning_pb2.JobQuery, _learning_pb2.JobData]
+    """The newest kept version of the model, an .npz file of its arrays, in pieces."""
 
 @_typing.type_check_only
 class LearningAsyncStub(LearningStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.StreamStreamMultiCallable[_learning_pb2.Parcel, _learning_pb2.Parcel]  # type: ignore[assignment]
-    """One stream per child and parent, for as long as both run; the child calls. A parent passes on what is for others."""
+    """One stream per run, child and parent, for as long as the run is under way; the child calls. A parent passes on what
+    is for others.
+    """
+    Submit: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobRequest, _learning_pb2.JobsReply]  # type: ignore[assignment]
+    """Jobs, at the root. Under TLS only whoever holds the root's own certificate may submit and change them."""
+    Change: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobChange, _learning_pb2.JobsReply]  # type: ignore[assignment]
+    Jobs: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobsRequest, _learning_pb2.JobsReply]  # type: ignore[assignment]
+    Log: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobQuery, _learning_pb2.JobsReply]  # type: ignore[assignment]
+    """Measurements."""
+    Model: _aio.UnaryStreamMultiCallable[_learning_pb2.JobQuery, _learning_pb2.JobData]  # type: ignore[assignment]
+    """The newest kept version of the model, an .npz file of its arrays, in pieces."""
 
 class LearningServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -49,6 +69,46 @@ class LearningServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_learning_pb2.Parcel],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_learning_pb2.Parcel], _abc.AsyncIterator[_learning_pb2.Parcel]]:
-        """One stream per child and parent, for as long as both run; the child calls. A parent passes on what is for others."""
+        """One stream per run, child and parent, for as long as the run is under way; the child calls. A parent passes on what
+        is for others.
+        """
+
+    @_abc_1.abstractmethod
+    def Submit(
+        self,
+        request: _learning_pb2.JobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learning_pb2.JobsReply, _abc.Awaitable[_learning_pb2.JobsReply]]:
+        """Jobs, at the root. Under TLS only whoever holds the root's own certificate may submit and change them."""
+
+    @_abc_1.abstractmethod
+    def Change(
+        self,
+        request: _learning_pb2.JobChange,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learning_pb2.JobsReply, _abc.Awaitable[_learning_pb2.JobsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Jobs(
+        self,
+        request: _learning_pb2.JobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learning_pb2.JobsReply, _abc.Awaitable[_learning_pb2.JobsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Log(
+        self,
+        request: _learning_pb2.JobQuery,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learning_pb2.JobsReply, _abc.Awaitable[_learning_pb2.JobsReply]]:
+        """Measurements."""
+
+    @_abc_1.abstractmethod
+    def Model(
+        self,
+        request: _learning_pb2.JobQuery,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_learning_pb2.JobData], _abc.AsyncIterator[_learning_pb2.JobData]]:
+        """The newest kept version of the model, an .npz file of its arrays, in pieces."""
 
 def add_LearningServicer_to_server(servicer: LearningServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
-from tierline.core.link.attach import ATTACH, Attachment, learning_handler
+from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
 from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes, parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -39,6 +39,7 @@ class Desk:
     """Keeps what arrives."""
 
     max_letter_bytes = 1 << 20
+    speaks_for = staticmethod(is_of)
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
@@ -61,7 +62,7 @@ class Desk:
 
 
 PARCELS: list[Parcel] = [
-    Present((A, B)),
+    Present((A, B), "job"),
     Piece(b"abc", HEAD, 3),
     Piece(b"abc"),
     Received(12),
@@ -181,7 +182,7 @@ def test_letters_of_all_sizes_cross_a_real_stream() -> None:
     async def cross() -> tuple[Desk, Pacer]:
         desk, clock = Desk(), MonotonicClock()
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers((learning_handler(desk, clock),))
+        server.add_generic_rpc_handlers((learning_handler(lambda run: desk, clock),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -206,6 +207,47 @@ def test_letters_of_all_sizes_cross_a_real_stream() -> None:
     desk, pacer = asyncio.run(asyncio.wait_for(cross(), 20))
     assert desk.letters == letters
     assert MIN_WINDOW <= pacer.window_bytes <= MAX_WINDOW and pacer.rate_bps > 0
+
+
+def test_a_stream_ends_when_its_caller_is_not_let_in_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tierline.core.link.attach.HEARTBEAT_S", 0.02)
+    runs: list[str] = []
+    revoked: list[str] = []
+
+    class Child(Desk):
+        def attached(self, stream: Attachment) -> None:
+            stream.tell(Present((A,), "job 3"))
+
+        def present(self, stream: Attachment, before: frozenset[NodeId]) -> None:
+            up.set()
+
+    def desk_of(run: str) -> Desk:
+        runs.append(run)
+        return Desk()
+
+    def check(context: object) -> None:
+        if revoked:
+            raise errors.SecurityError("a was revoked")
+
+    up = asyncio.Event()
+
+    async def cross() -> None:
+        clock = MonotonicClock()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((learning_handler(desk_of, clock, check),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = Attachment(Child(), clock, is_child=False)
+            attaching = asyncio.create_task(attach(channel, "parent", stream))
+            await up.wait()
+            revoked.append("a")
+            with pytest.raises(errors.SecurityError, match="a was revoked"):
+                await attaching
+        await server.stop(None)
+
+    asyncio.run(asyncio.wait_for(cross(), 20))
+    assert runs == ["job 3"]
 
 
 SIZES = (0, 1, 5000, 1 << 20, 0, 16 << 10, 300_000)

@@ -53,6 +53,24 @@ def test_join_fetch_exchange_and_heartbeats() -> None:
     run(main)
 
 
+def test_a_child_is_told_what_is_learned_and_learns_beside_its_samples() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.heartbeat_s, desk.learned = 0.02, b"job 1"
+        async with parent(desk=desk) as listener:
+            async with child("a", listener.address) as a:
+                await until(lambda: a.jobs == [b"job 1"])
+                desk.learned = b"job 2"
+                await until(lambda: a.jobs == [b"job 1", b"job 2"])
+                heard = len(desk.beats)
+                await until(lambda: len(desk.beats) > heard + 2)
+                assert a.jobs == [b"job 1", b"job 2"]  # once each
+                assert a.beside == [listener.address]
+            assert a.beside == [listener.address, "over"]
+
+    run(main)
+
+
 def test_a_parent_that_ends_and_starts_again() -> None:
     async def main() -> None:
         port, first, second = free_port(), Desk(), Desk()

@@ -16,7 +16,7 @@ def test_this_machine_has_the_facts_that_a_measurement_needs() -> None:
     json.dumps(stamp)
 
 
-def test_a_jetson_shows_its_board_power_mode_and_temperatures(tmp_path: Path) -> None:
+def test_a_jetson_shows_its_board_power_mode_temperatures_and_clocks(tmp_path: Path) -> None:
     files = {
         "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n",
         "proc/meminfo": "MemTotal:        7802344 kB\n",
@@ -27,6 +27,9 @@ def test_a_jetson_shows_its_board_power_mode_and_temperatures(tmp_path: Path) ->
         "sys/class/thermal/thermal_zone0/temp": "48562\n",
         "sys/class/thermal/thermal_zone1/type": "cv0-thermal\n",
         "sys/class/thermal/thermal_zone1/temp": "-256000\n",
+        "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1510400\n",
+        "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq": "<unknown>\n",
+        "sys/class/devfreq/17000000.gpu/cur_freq": "624750000\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +42,7 @@ def test_a_jetson_shows_its_board_power_mode_and_temperatures(tmp_path: Path) ->
         "board": "NVIDIA Jetson Orin Nano Developer Kit",
         "power_mode": "1 25W",
         "temperatures_c": {"cpu-thermal": 48.562},
+        "clocks_mhz": {"policy0": 1510.4, "17000000.gpu": 624.8},
     }
 
 

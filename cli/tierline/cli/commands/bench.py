@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,14 +67,14 @@ def codec(
 ) -> None:
     """Size, error and speed of codecs on one thread or a GPU, beside a copy of the same bytes.
 
-    With --device cuda the values are on the GPU and the bytes in host memory; only bitplane and affine run there.
+    With --device cuda the values are on the GPU and the bytes in host memory; a codec that no GPU runs has a row that
+    says so.
     """
     from tierline.cli.output import emit
-    from tierline.cli.trial.codec import CodecOptions, measure_codecs
+    from tierline.cli.trial.codec import CodecOptions, measure_codecs, settled_kernels
     from tierline.core.telemetry.environment import environment
-    from tierline.kernels.build import BuildError, library
 
-    with contextlib.suppress(BuildError):  # NumPy is measured, then; it warns by itself
-        library()
+    kernels = settled_kernels() if device == "cpu" else "the GPU's kernels"
     rows = measure_codecs(CodecOptions(shape, dtype, tokens or (), data, seed, device))
+    rows[0]["note"] = f"codecs: {kernels}"
     emit(rows, form, output, {"environment": environment(), "codecs": rows})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,9 +63,15 @@ def _cubins(wanted: list[str]) -> dict[str, Path | str]:
         if not re.fullmatch(r"sm_\d{2,3}[a-z]?", name):
             raise ConfigError(f"--gpu {name}: an architecture such as {', '.join(cubin.TARGETS)}, or all")
     try:
-        return cubin.build(targets)
+        return cubin.build(targets, told=_tell)
     except BuildError as error:
         raise MissingDependency(f"{error}; install a CUDA toolkit or the package nvidia-cuda-nvrtc") from None
+
+
+def _tell(target: str, found: Path | str) -> None:
+    """Each takes many seconds."""
+    words = found if isinstance(found, Path) else f"none: {found.splitlines()[0]}"
+    print(f"{target}: {words}", file=sys.stderr, flush=True)
 
 
 def _built(target: str, path: Path | str) -> dict[str, str | int]:

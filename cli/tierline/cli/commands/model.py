@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, emit
+from tierline.cli.trial import derive, split
 from tierline.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="Of the image; an ONNX file says it itself.")
 ]
 ChannelsOption = Annotated[int, typer.Option("--channels", min=1, max=3, help="Of a torch module's image: 1 or 3.")]
+
+
+for _command in (split.exits, split.bottleneck, derive.derive, split.zoo):
+    app.command()(_command)
 
 
 class TaskName(str, enum.Enum):

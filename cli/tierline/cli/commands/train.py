@@ -19,7 +19,10 @@ class On(str, enum.Enum):
 
     SIMULATE = "simulate"
     PROCESSES = "processes"
+    FLEET = "fleet"
 
+
+DEFAULT = "127.0.0.1:7443"
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -27,6 +30,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def train(
     file: Annotated[Path | None, typer.Argument(help="Experiment file; without one a DDNN is trained.")] = None,
+    address: Annotated[str, typer.Argument(help="With --on fleet: host:port of the hierarchy's root.")] = DEFAULT,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the new Bundle, or of the metrics.")] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="digits, mnist, fashion_mnist, cifar10, mvmc, or a path.")
@@ -40,7 +44,13 @@ def train(
     samples: Annotated[int, typer.Option("--samples", min=0, help="Test samples to write beside the model.")] = 0,
     on: Annotated[On, typer.Option("--on", help="Where an experiment runs.")] = On.SIMULATE,
     arm: Annotated[list[str] | None, typer.Option("--arm", help="Run this arm of the file only; repeatable.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Simulate what --on processes left in this --out, and compare.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs of an experiment in --out.")] = False,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="With --on fleet: the root's own, whose pki/ proves who asks.")
+    ] = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -54,12 +64,15 @@ def train(
 
     if out is None or (file is None) == (data is None):
         raise UsageError("train: needs --out, and either --data or an experiment FILE; see `tierline train --help`")
+    if replay is not None and (file is None or on is not On.SIMULATE):
+        raise UsageError("train: --replay simulates the runs of an experiment FILE; leave --on out")
     check_new_folder("--out", out)
     check_file("--output", output)
     require_torch("train")
     exit_on_signals()
     if file is not None:
         from tierline.cli.experiment.command import run_experiment
+        from tierline.cli.experiment.fleet import OnFleet
 
         run_experiment(
             file,
@@ -69,7 +82,9 @@ def train(
             resume=resume,
             form=form,
             output=output,
-            on_processes=on is On.PROCESSES,
+            on=on.value,
+            fleet=OnFleet(address, state_dir, out) if on is On.FLEET else None,
+            replay=replay,
         )
         return
     assert data is not None

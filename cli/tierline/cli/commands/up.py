@@ -43,7 +43,7 @@ def up(
     spec = fleet_spec(loaded, folder)
     fresh_run_dir(folder)
     if loaded.value.goal is not None:
-        print(f"{file.name}: [goal] is not acted on; thresholds are those of the model", file=sys.stderr)
+        print(f"{file.name}: [goal] is for `tierline tune`; thresholds are those of the model", file=sys.stderr)
     num_nodes = len(spec.hierarchy.nodes)
     _say(f"starting {num_nodes} nodes; logs in {folder / 'logs'}")
     interrupt_on_signals()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tierline.cli.experiment.file import METRICS, Expectation, Measure
 from tierline.cli.experiment.record import Record
 from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError
+from tierline.learning.experiment.file import METRICS, Expectation, Measure
 
 DERIVED = ("best_test_accuracy", "rounds_to_target")
 

@@ -18,8 +18,7 @@ from typing import Any
 import grpc.aio
 import msgspec
 
-from tierline.cli.experiment.file import read
-from tierline.cli.experiment.scene import Scene, data_name, scene
+from tierline.cli.experiment.scene import data_name, scene
 from tierline.cli.run import serve, set_up_logging
 from tierline.core.clock import MonotonicClock
 from tierline.core.errors import TierlineError
@@ -28,11 +27,11 @@ from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.listen import why_not
 from tierline.core.link.tasks import end
 from tierline.core.types import NodeId
-from tierline.learning.cast import SERVER
-from tierline.learning.driver._near import phases
 from tierline.learning.driver.journal import Journal
-from tierline.learning.driver.link import LinkNode, Task
+from tierline.learning.driver.link import LinkNode
 from tierline.learning.driver.office import Office
+from tierline.learning.experiment.file import read
+from tierline.learning.experiment.scene import Scene
 from tierline.models.data.load import load
 
 _LETTER_MODELS = 16
@@ -67,7 +66,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
     stage = scene(arm, setting, spec.seed, load(data_name(setting, path.parent), spec.seed), path.parent)
     clock, journal = MonotonicClock(), Journal(Path(spec.journal), spec.run)
     start = stage.population.start
-    task = _task(stage, spec.run, experiment.measure.metrics, experiment.measure.every)
+    task = stage.task(spec.run, experiment.measure)
     nodes = [
         LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in map(NodeId, spec.nodes)
     ]
@@ -80,7 +79,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
         stack.push_async_callback(end, tasks)
         if spec.listen:
             server = grpc.aio.server(options=CHANNEL_OPTIONS)
-            server.add_generic_rpc_handlers((learning_handler(office, clock),))
+            server.add_generic_rpc_handlers((learning_handler(lambda run: office, clock),))
             try:
                 server.add_insecure_port(spec.listen)
             except RuntimeError as error:
@@ -97,26 +96,8 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
 
 async def _take_part(office: Office, stage: Scene) -> None:
     """All turns; then stay, since others may still need what was said, or to have something passed on."""
-    rounds = stage.setting.train.rounds
-    await office.run({me: rounds if me == SERVER or not stage.is_asynchronous else None for me in stage.rules})
+    await office.run(stage.until)
     await asyncio.Event().wait()
-
-
-def _task(stage: Scene, run: str, metrics: Sequence[str], every: int) -> Task:
-    rounds = stage.setting.train.rounds
-
-    def shows_model(me: NodeId, round: int) -> bool:
-        return (round % every == 0 or round == rounds) and stage.is_measured(me, metrics)
-
-    return Task(
-        run,
-        stage.draws,
-        phases(stage.topology, tuple(stage.rules)),
-        stage.lr,
-        stage.job,
-        stage.batch,
-        shows_model=shows_model,
-    )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,19 +23,21 @@ from typing import Any
 
 import msgspec
 
-from tierline.cli.experiment.file import Measure, WorldTable
 from tierline.cli.experiment.node import NodeSpec
 from tierline.cli.experiment.record import digest
-from tierline.cli.experiment.scene import Scene
 from tierline.cli.fleet_files import HOST
 from tierline.cli.process import Child
 from tierline.cli.supervisor import GRACE_S, READY_S, environment
-from tierline.core.arrays import Params
+from tierline.core.arrays import Floats
 from tierline.core.errors import ConfigError, NodeFailed
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.driver.journal import JournalReader
-from tierline.learning.rule import NodeInfo, State
+from tierline.learning.driver.world import Participants
+from tierline.learning.experiment.file import Measure, WorldTable
+from tierline.learning.experiment.measure import Measuring
+from tierline.learning.experiment.scene import Scene
+from tierline.learning.rule import State
 
 COORDINATOR = "coordinator"
 _MAX_RESTARTS = 5
@@ -106,31 +108,18 @@ class Processes:
 
     def measure(self, measure: Measure, keeper: Any) -> None:
         """Wait for all rounds, and note every measurement, of round 0 too. Raises NodeFailed."""
-        stage, rounds = self._stage, self._stage.setting.train.rounds
-        start = stage.population.start
-        counted = [SERVER] if stage.is_asynchronous else list(stage.rules)
-        tally = _Tally(list(stage.rules), in_step=not stage.is_asynchronous)
-        for me, rule in stage.rules.items():  # some begin with another model than the one they are given
-            rule.start(start, NodeInfo(me, tuple(stage.rules), frozenset(), frozenset()))
-        measured = [SERVER] if stage.has_server else []
-        measured += stage.workers if stage.is_measured(stage.workers[0], measure.metrics) else ()
-        for row in stage.read(measure.metrics, 0, {me: stage.rules[me].x for me in measured}, tally.counts):
-            keeper.note(row)
-        for round in range(1, rounds + 1):
-            if round % measure.every and round < rounds:
+        measuring = Measuring(self._stage, measure, list(self._readers.values()))
+        while not measuring.is_done:
+            due = measuring.next()
+            if due is not None:
+                for row in measuring.read(due):
+                    keeper.note(row)
                 continue
-            self._wait_for(counted, round)
-            for name, reader in self._readers.items():
-                tally.take(name, reader)
-            found = tally.up_to(round)
-            models = {}
-            for name, nodes in self._hosted.items():
-                for me in nodes:
-                    flat = self._readers[name].model(me, round)
-                    if flat is not None:
-                        models[me] = Params(start.layout, flat, buffers=start.buffers)
-            for row in stage.read(measure.metrics, round, models, found):
-                keeper.note(row)
+            try:
+                self._changes.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            self._revive()
 
     def rounds(self) -> dict[NodeId, int]:
         """Turns that each node has finished."""
@@ -146,16 +135,22 @@ class Processes:
             found |= reader.states()
         return found
 
-    def _wait_for(self, nodes: Sequence[NodeId], round: int) -> None:
-        while True:
-            rounds = self.rounds()
-            if all(rounds[me] >= round for me in nodes):
-                return
-            try:
-                self._changes.get(timeout=_LOOK_S)
-            except queue.Empty:
-                continue
-            self._revive()
+    def participants(self) -> Participants:
+        """Whom each wait that time decided had heard."""
+        found: dict[Any, frozenset[NodeId]] = {}
+        for reader in self._readers.values():
+            found |= reader.participants()
+        return found
+
+    def models(self) -> dict[NodeId, Floats]:
+        """The flat models after the last round, of the nodes whose turns count and whose models are measured."""
+        found = {}
+        for name, nodes in self._hosted.items():
+            for me in nodes:
+                flat = self._readers[name].model(me, self._stage.setting.train.rounds)
+                if flat is not None and (me == SERVER or not self._stage.is_asynchronous):
+                    found[me] = flat
+        return found
 
     def _revive(self) -> None:
         """Start again what a signal has ended. Raises NodeFailed for what ended by itself."""
@@ -222,37 +217,3 @@ def _free_address() -> str:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         return f"{HOST}:{taken.getsockname()[1]}"
-
-
-class _Tally:
-    """What all turns so far came to: messages, bytes, and the training loss since the last look."""
-
-    def __init__(self, nodes: Sequence[NodeId], *, in_step: bool) -> None:
-        """`in_step`: turns above the round that is looked at wait for the next look."""
-        self.counts: dict[str, float] = {"num_messages": 0, "num_bytes": 0}
-        self._order = {me: place for place, me in enumerate(nodes)}
-        self._in_step = in_step
-        self._last: dict[str, int] = {}
-        self._waiting: list[tuple[int, int, Mapping[str, Any]]] = []
-
-    def take(self, name: str, reader: JournalReader) -> None:
-        for number, me, round, document in reader.reports(self._last.get(name, 0)):
-            self._last[name] = number
-            self._waiting.append((round, self._order[me], document))
-
-    def up_to(self, round: int) -> dict[str, float]:
-        """In the order of rounds and nodes, since sums of fractions depend on it."""
-        self._waiting.sort(key=lambda item: item[:2])
-        total = weight = 0.0
-        later = []
-        for item in self._waiting:
-            if self._in_step and item[0] > round:
-                later.append(item)
-                continue
-            for loss, num_samples in item[2]["losses"]:
-                total += loss * num_samples
-                weight += num_samples
-            for key in self.counts:
-                self.counts[key] += item[2][key]
-        self._waiting = later
-        return self.counts | ({"train_loss": total / weight} if weight else {})

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, DataError, NodeFailed
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import NodeId
 from tierline.learning.errors import Deadlock
+from tierline.learning.experiment.scene import Row
 from tierline.learning.rule import State
 
 SCHEMA = 1
+MODEL = ".model.npz"
+"""In place of the metrics file's suffix: the final model."""
 
 _IDENTITY = ("schema", "experiment", "arm", "seed", "on", "strategy", "gossip", "setting")
 """Fields of the first line that must agree for a run to be gone on with."""
-
-Row = tuple[int, str, float]
-"""Round, metric, value."""
 
 
 class Record:
@@ -53,6 +54,11 @@ class Record:
     def note(self, row: Row) -> None:
         self.rows.append(row)
         self._put(self._line(row))
+
+    def end_with(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """What else is told of a run that has come to its end."""
+        for line in lines:
+            self._put(line)
 
     def save(self, round: int, states: Mapping[NodeId, State], so_far: Mapping[str, float]) -> None:
         """Replace the checkpoint by these states; `so_far` are the counts that a driver would begin anew."""
@@ -85,6 +91,11 @@ class Record:
                 so_far[name] = float(value)
         return round, dict(states), so_far
 
+    def keep_model(self, x: Params) -> None:
+        """The final model, as named arrays beside the measurements."""
+        with self._path.with_suffix(MODEL).open("wb") as file:
+            np.savez(file, **dict(x.items()))  # type: ignore[arg-type]
+
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
         """Writes how it ended. What went wrong on a node, such as a model that diverged, ends this run only and is
@@ -105,11 +116,10 @@ class Record:
         return [(round, value) for round, name, value in self.rows if name == metric]
 
     def _read(self) -> None:
-        lines = _lines(self._path)
-        head = lines[0] if lines else {}
-        for key in _IDENTITY:
-            if head.get(key) != json.loads(json.dumps(self._head.get(key))):
-                raise ConfigError(f"--resume: {self._path} was run with another {key!r}; give another --out")
+        lines = lines_of(self._path)
+        other = differs(lines, self._head)
+        if other:
+            raise ConfigError(f"--resume: {self._path} was run with another {other!r}; give another --out")
         rows = [(line["round"], line["metric"], line["value"]) for line in lines if line["record"] == "metric"]
         self.is_complete = lines[-1].get("status") == "complete"
         found = None if self.is_complete else self.saved()
@@ -141,12 +151,18 @@ class Record:
         self._file.flush()
 
 
+def differs(lines: Sequence[Mapping[str, Any]], head: Mapping[str, Any], but: str = "") -> str | None:
+    """The first field, other than `but`, in which a run's file is not of the run that `head` is of."""
+    there, here = lines[0] if lines else {}, json.loads(json.dumps({"schema": SCHEMA, **head}))
+    return next((key for key in _IDENTITY if key != but and there.get(key) != here.get(key)), None)
+
+
 def digest(path: Path) -> str:
     """SHA-256 of the experiment file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines_of(path: Path) -> list[dict[str, Any]]:
     """All whole lines; the last may have been cut off when the run was killed."""
     found = []
     for text in path.read_text("utf-8").splitlines():

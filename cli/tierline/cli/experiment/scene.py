@@ -1,31 +1,19 @@
-"""What an arm with a seed is made of, wherever it runs: data, rules, who talks to whom, and what is measured."""
+"""An arm with a seed on a data set of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tierline.cli.experiment.file import Arm, Setting, located
-from tierline.cli.experiment.record import Row
 from tierline.core import catalog
-from tierline.core.arrays import Params
-from tierline.core.errors import ConfigError
-from tierline.core.types import Arrays, NodeId
-from tierline.learning.cast import SERVER, federation, peers, worker_ids
-from tierline.learning.compute import Job
-from tierline.learning.rule import Rule, Topology, Trainer
+from tierline.learning.experiment.file import Arm, Setting, located
+from tierline.learning.experiment.scene import Scene, check_rules, compose
 from tierline.models.data.dataset import Dataset
 from tierline.models.train.population import Population
 
 
 def check(arm: Arm, setting: Setting, base: Path) -> None:
     """Raise ConfigError for what can be known to be wrong before any data is read."""
-    _cast(arm, setting, base)
-    _job(setting)
+    check_rules(arm, setting, base)
     partition = dict(located(setting.data.partition, base))
     catalog.make("partition", partition.pop("name"), **partition)
     catalog.load("model", located(setting.model, base)["name"])
@@ -37,112 +25,19 @@ def data_name(setting: Setting, base: Path) -> str:
     return str(beside) if beside.exists() else setting.data.name
 
 
-@dataclass(frozen=True)
-class Scene:
-    """All that a driver is given; equal settings and seeds make equal ones."""
-
-    population: Population
-    rules: Mapping[NodeId, Rule]
-    topology: Topology
-    workers: tuple[NodeId, ...]
-    draws: str
-    """Names the run in all random draws."""
-    job: Job
-    setting: Setting
-
-    def lr(self, round: int) -> float:
-        optimizer = self.setting.train.optimizer
-        return optimizer.lr * optimizer.lr_decay**round
-
-    def batch(self, node: NodeId, round: int) -> Arrays:
-        return self.population.batch(node, round, self.setting.train.batch_size, self.draws)
-
-    @property
-    def trainers(self) -> Mapping[NodeId, Trainer]:
-        """By node; a server has no samples, and computes on what is sent to it."""
-        return self.population.trainers | ({SERVER: self.population.root} if self.has_server else {})
-
-    @property
-    def has_server(self) -> bool:
-        return SERVER in self.rules
-
-    @property
-    def is_asynchronous(self) -> bool:
-        """Its server's turns count, and no others."""
-        return next(iter(self.rules.values())).traits.asynchronous
-
-    def is_measured(self, me: NodeId, metrics: Sequence[str]) -> bool:
-        """Whether the metrics read the model of this node, whose rule has been started; a worker that keeps no model of
-        its own has none to measure."""
-        if me == SERVER:
-            return True
-        of_workers = not self.has_server or {"test_accuracy_worker_mean", "consensus_distance"} & set(metrics)
-        return bool(of_workers) and "x" in self.rules[me].state()
-
-    def read(
-        self, metrics: Sequence[str], round: int, models: Mapping[NodeId, Params], found: Mapping[str, float]
-    ) -> list[Row]:
-        """Measurements in the order in which the experiment names them. `found` has what the driver counts; a metric
-        that does not exist in this round is left out."""
-        found, of_workers = dict(found), [models[me] for me in self.workers if me in models]
-        mean = models[SERVER] if self.has_server else _mean_model(of_workers)
-        if {"test_accuracy", "test_loss"} & set(metrics):
-            found |= self.population.evaluate(mean)
-        if of_workers and "test_accuracy_worker_mean" in metrics:
-            each = [self.population.evaluate(x)["test_accuracy"] for x in of_workers]
-            found["test_accuracy_worker_mean"] = float(np.mean(each))
-        if of_workers and "consensus_distance" in metrics:
-            found["consensus_distance"] = _distance(of_workers)
-        return [(round, metric, found[metric]) for metric in metrics if metric in found]
-
-
 def scene(arm: Arm, setting: Setting, seed: int, dataset: Dataset, base: Path) -> Scene:
     """Raises TierlineError; `base` is where the experiment's own files lie."""
-    workers = worker_ids(setting.train.num_workers)
-    population = Population(
-        dataset,
-        workers,
-        partition=located(setting.data.partition, base),
-        model=located(setting.model, base),
-        seed=seed,
-        with_validation=setting.data.train_on == "train+validation",
-    )
-    rules, topology = _cast(arm, setting, base)
-    return Scene(population, rules, topology, workers, f"seed {seed}", _job(setting), setting)
-
-
-def _mean_model(models: list[Params]) -> Params:
-    total = np.zeros(models[0].flat.shape, np.float64)
-    for x in models:
-        total += x.flat
-    return Params(models[0].layout, (total / len(models)).astype(np.float32), buffers=models[0].buffers)
-
-
-def _distance(models: list[Params]) -> float:
-    mean = _mean_model(models)
-    return float(np.sqrt(np.mean([(x - mean).norm() ** 2 for x in models])))
-
-
-def _cast(arm: Arm, setting: Setting, base: Path) -> tuple[dict[NodeId, Rule], Any]:
-    room, named = arm.rule
-    options = dict(located(named, base))
-    name = options.pop("name")
-    if room == "strategy":
-        return federation(name, setting.train.num_workers, options), catalog.make("topology", "star")
-    table = dict(located(setting.topology, base))
-    if "name" not in table:
-        raise ConfigError("topology.name: missing; see `tierline algo ls topology`")
-    return peers(name, setting.train.num_workers, options), catalog.make("topology", table.pop("name"), **table)
-
-
-def _job(setting: Setting) -> Job:
-    how = setting.train
-    return Job(
-        epochs=how.epochs,
-        num_steps=how.num_steps,
-        batch_size=how.batch_size,
-        optimizer=how.optimizer.name,
-        momentum=how.optimizer.momentum,
-        weight_decay=how.optimizer.weight_decay,
-        clip_norm=how.clip_norm,
+    return compose(
+        arm,
+        setting,
+        seed,
+        base,
+        lambda workers: Population(
+            dataset,
+            workers,
+            partition=located(setting.data.partition, base),
+            model=located(setting.model, base),
+            seed=seed,
+            with_validation=setting.data.train_on == "train+validation",
+        ),
     )

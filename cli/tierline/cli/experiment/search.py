@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from tierline.cli.experiment.file import Arm, Experiment, Measure, Setting
 from tierline.cli.experiment.record import Record
 from tierline.cli.experiment.scene import check
 from tierline.core import config
 from tierline.core.errors import ConfigError
+from tierline.learning.experiment.file import Arm, Experiment, Measure, Setting
 from tierline.models.data.dataset import Dataset
 
 Values = Mapping[str, Any]

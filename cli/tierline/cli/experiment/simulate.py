@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Protocol
 
-from tierline.cli.experiment.file import Arm, Measure, Setting, WorldTable
-from tierline.cli.experiment.record import Row
-from tierline.cli.experiment.scene import scene
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER
 from tierline.learning.compute import loss_of
 from tierline.learning.driver.memory import Memory
-from tierline.learning.driver.world import LinkSpec, World
+from tierline.learning.driver.world import LinkSpec, Participants, World
+from tierline.learning.experiment.file import Measure, WorldTable
+from tierline.learning.experiment.scene import Row, Scene
 from tierline.learning.rule import Rule, State
-from tierline.models.data.dataset import Dataset
 
 _SAVE_EVERY_S = 60.0
 """Between two checkpoints; what a killed run loses at most."""
@@ -34,13 +30,12 @@ class Keeper(Protocol):
 
 
 def simulate(
-    arm: Arm, setting: Setting, seed: int, measure: Measure, dataset: Dataset, base: Path, keeper: Keeper
+    stage: Scene, measure: Measure, keeper: Keeper, replay: Participants | None = None
 ) -> Mapping[NodeId, Rule]:
     """Run all rounds and note every measurement, of round 0 too; go on from a checkpoint where there is one. A rule
-    without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError; `base` is where
-    the experiment's own files lie."""
-    gc.collect()  # drivers, rules and generators of an earlier run hold each other, and with them its samples
-    stage = scene(arm, setting, seed, dataset, base)
+    without common rounds leaves none. Returns the rules as they stand at the end. Raises TierlineError. With `replay`
+    those take part who did so in an earlier run."""
+    setting = stage.setting
     losses = _Losses()
     driver = Memory(
         stage.rules,
@@ -50,9 +45,10 @@ def simulate(
         lr=stage.lr,
         batches=stage.batch,
         job=stage.job,
-        world=_world(setting.world, stage.workers, seed),
+        world=_world(setting.world, stage.workers, stage.seed),
         run=stage.draws,
         watch=losses.watch,
+        replay=replay,
     )
     measured = [me for me in stage.rules if stage.is_measured(me, measure.metrics)]
     before: Mapping[str, float] = {}
@@ -63,6 +59,7 @@ def simulate(
         driven = {
             "num_messages": counts.num_messages,
             "num_bytes": counts.num_bytes,
+            "num_late": counts.num_late,
             "virtual_time_s": driver.time_s,
         }
         return {key: value + before.get(key, 0) for key, value in driven.items()}

@@ -5,7 +5,10 @@ On a GPU the copy is to the host and back.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from tierline.cli.trial.codec_gpu import Timed, gpu_trial
 from tierline.core.coding import codec_for
 from tierline.core.errors import CodecError, DataError, ShapeMismatch, UsageError
 from tierline.core.types import Array, TensorSpec
+from tierline.kernels.library import library
 
 FLOATS = (
     "raw",
@@ -31,7 +35,9 @@ FLOATS = (
     "bitplane",
 )
 """What is measured on float32 unless codecs are named; of other dtypes `raw` and `raw+zstd`."""
-MAX_BYTES = 1 << 32
+MAX_BYTES = 1 << 30
+"""Of made-up values: beside them lie temporaries, what is decoded, and bytes."""
+SLICE = 1 << 20
 SECONDS = 0.25
 """Spent on each of encode and decode, at least; the best call counts."""
 
@@ -49,6 +55,19 @@ class CodecOptions:
     device: str = "cpu"
 
 
+def settled_kernels() -> str:
+    """Which kernels codecs run on, once none of them is still being built; why it is NumPy goes to stderr in a line.
+
+    Raises BuildError where TIERLINE_KERNELS asks for what is not there.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loaded = library(wait=True)
+    for warning in told:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return "compiled kernels" if loaded else "NumPy kernels"
+
+
 def measure_codecs(options: CodecOptions) -> list[dict[str, Any]]:
     """A row per codec, after one for a copy; a codec that cannot take the data has a row whose `note` says why.
 
@@ -59,7 +78,11 @@ def measure_codecs(options: CodecOptions) -> list[dict[str, Any]]:
         raise UsageError(f"--device {options.device}: cpu or cuda")
     for token in options.tokens:
         codec_for(token)  # wrong names before any work
-    x_B = _read(options.data) if options.data else made_up(_shape(options.shape), options.dtype, options.seed)
+    x_B = (
+        _read(options.data)
+        if options.data
+        else made_up(_shape(options.shape, options.dtype), options.dtype, options.seed)
+    )
     tokens = options.tokens or (FLOATS if x_B.dtype == np.float32 else ("raw", "raw+zstd"))
     into = np.empty_like(x_B, order="C")
     if options.device == "cuda":
@@ -123,13 +146,13 @@ def best_s(call: Callable[[], object]) -> float:
 
 def _row(name: str, x_B: Array, decoded_B: Array, timed: Timed, copies: Timed) -> dict[str, Any]:
     num_bytes, encode_s, decode_s = timed
-    error_B = decoded_B.astype(np.float64) - x_B.astype(np.float64)
+    most, squares = _errors(x_B, decoded_B)
     return {
         "codec": name,
         "bytes": num_bytes,
         "bits_per_value": round(8 * num_bytes / x_B.size, 3),
-        "max_error": float(f"{np.abs(error_B).max():.3g}"),
-        "rms_error": float(f"{np.sqrt((error_B**2).mean()):.3g}"),
+        "max_error": float(f"{most:.3g}"),
+        "rms_error": float(f"{math.sqrt(squares / x_B.size):.3g}"),
         "encode_mb_s": round(x_B.nbytes / encode_s / 1e6, 1),
         "decode_mb_s": round(x_B.nbytes / decode_s / 1e6, 1),
         "encode_of_memcpy": round(copies[1] / encode_s, 3),
@@ -138,13 +161,29 @@ def _row(name: str, x_B: Array, decoded_B: Array, timed: Timed, copies: Timed) -
     }
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _errors(x_B: Array, decoded_B: Array) -> tuple[float, float]:
+    """Largest error and sum of squared ones, a slice after the other: in float64 a whole batch takes several times its
+    memory."""
+    most = squares = 0.0
+    flat, decoded = x_B.reshape(-1), decoded_B.reshape(-1)
+    for first in range(0, flat.size, SLICE):
+        here = slice(first, first + SLICE)
+        error = decoded[here].astype(np.float64) - flat[here].astype(np.float64)
+        most, squares = np.maximum(most, np.abs(error).max()), squares + float((error**2).sum())
+    return float(most), squares
+
+
+def _shape(text: str, dtype: str) -> tuple[int, ...]:
     sides = text.split("x")
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"--shape {text}: write numbers above 0 with x between, the batch first, e.g. 32x64x28x28")
     shape = tuple(map(int, sides))
-    if 4 * int(np.prod(shape, dtype=np.float64)) > MAX_BYTES:
-        raise UsageError(f"--shape {text}: more than 2^30 values")
+    try:
+        width = np.dtype(dtype).itemsize
+    except TypeError:
+        width = 1  # refused by name later
+    if width * math.prod(shape) > MAX_BYTES:
+        raise UsageError(f"--shape {text}: more than {MAX_BYTES >> 20} MiB of {dtype}; codecs hold several copies")
     return shape
 
 

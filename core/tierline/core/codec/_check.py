@@ -32,6 +32,19 @@ class CodeRows(NamedTuple):
     """Code 0 is in the most significant bits of its byte; otherwise codes are one little-endian stream of bits."""
 
 
+class RowSize(NamedTuple):
+    """How many bytes a row of n > 0 float32 values takes: head_bytes + ceil(n * bits / 8). A codec's attribute
+    `row_size`, where it has so simple a law."""
+
+    head_bytes: int
+    bits: int
+
+    @property
+    def is_flat(self) -> bool:
+        """Each value is coded by itself in whole bytes: rows behind one another are coded as one row would be."""
+        return self.head_bytes == 0 and self.bits % 8 == 0
+
+
 def float_rows(x_B: Array, codec: str) -> Array:
     """A float32 batch as (B, V). Raises ShapeMismatch for another dtype or a scalar."""
     check_floats(x_B, codec)
@@ -50,6 +63,8 @@ def check_head(payload: Payload, codec: str, dtypes: tuple[str, ...], limit: Ten
     """Number of rows, once token, dtype and shape are what `limit` allows. Raises CorruptPayload."""
     if payload.codec != codec:
         raise CorruptPayload(f"{codec}: the payload is coded with {payload.codec!r}")
+    if not isinstance(payload.data, bytes):  # kernels read where its bytes lie
+        raise CorruptPayload(f"{codec}: data is a {type(payload.data).__name__}; copy it into bytes")
     if payload.dtype != limit.dtype or payload.dtype not in dtypes:
         raise CorruptPayload(f"{codec}: dtype {payload.dtype!r} where {limit.dtype} was agreed")
     shape = payload.shape

@@ -84,15 +84,16 @@ class _OnGpu:
             self.kernels = cuda.Codec(host.token, gpu)
         except ValueError as error:
             raise CodecError(str(error)) from None
-        self.token, self.dtypes = host.token, host.dtypes
+        self.token = host.token
+        self.dtypes = tuple(name for name in host.dtypes if name in self.kernels.dtypes)
         self.max_error, self.size_bounds = host.max_error, host.size_bounds
         self.code_rows = getattr(host, "code_rows", None)
         self._has_seed = "dithered" in stage_names(host.token)
 
     def encode(self, x_B: Any, *, seed: int = 0) -> Payload:
         array, stream = x_B
-        if self._has_seed and not 0 <= seed < _SEEDS:
-            raise CodecError(f"{self.token}: seed is {seed}, from 0 to 2^53 - 1")
+        if self._has_seed and (not 0 <= seed < _SEEDS or seed != int(seed)):
+            raise CodecError(f"{self.token}: seed is {seed}, an integer from 0 to 2^53 - 1")
         try:
             data = self.kernels.encode(array, stream, seed=seed)
         except ValueError as error:

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows, result
+from tierline.core.codec._check import RowSize, check_head, check_length, float_rows, result
 from tierline.core.types import Array, Payload, TensorSpec
 
 
@@ -24,6 +24,7 @@ class Half:
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     role: ClassVar[str] = "values"
+    row_size: ClassVar[RowSize] = RowSize(0, 16)
     token: ClassVar[str]
     kernel: ClassVar[_Kernel]
 

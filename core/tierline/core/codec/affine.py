@@ -29,7 +29,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import CodeRows, check_floats, check_head, check_length, result
+from tierline.core.codec._check import CodeRows, RowSize, check_floats, check_head, check_length, result
 from tierline.core.coding import canonical
 from tierline.core.errors import CodecError, ConfigError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
@@ -70,6 +70,7 @@ class Affine:
         self._by_channel, self._stochastic = per == "channel", rounding == "stochastic"
         self._is_plain = self.token.split(":")[1:] in ([], [str(bits)])
         self.code_rows = None if self._by_channel else CodeRows(kernel.HEADER_BYTES, bits)
+        self.row_size = None if self._by_channel else RowSize(kernel.HEADER_BYTES, bits)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         check_floats(x_B, self.token)
@@ -89,6 +90,25 @@ class Affine:
         except ValueError as error:
             raise CorruptPayload(f"{self.token}: {error}") from None
         return x_B
+
+    def encode_runs(self, values: Array, number_B: Array, data: Array, place_B: Array, *, seed: int = 0) -> bool:
+        """Code rows of so many of the values each to these places in `data`; False where that takes a call a row."""
+        if self._by_channel:
+            return False
+        options = self._range, self._percent, self._stochastic, seed & _SEED_MASK
+        try:
+            return kernel.encode_runs(values, number_B, data, place_B, self._bits, *options)
+        except ValueError as error:
+            raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
+
+    def decode_runs(self, data: bytes, place_B: Array, number_B: Array, values: Array) -> bool:
+        """The reverse. Raises CorruptPayload."""
+        if self._by_channel:
+            return False
+        try:
+            return kernel.decode_runs(data, place_B, number_B, values, self._bits)
+        except ValueError as error:
+            raise CorruptPayload(f"{self.token}: {error}") from None
 
     def max_error(self, x_B: Array) -> float:
         """Of the worst row: half a step (a whole one where rounding is stochastic) or what the range leaves out, and

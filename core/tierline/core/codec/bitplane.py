@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import FLOAT32, CodeRows, check_floats, check_head, check_length, result
+from tierline.core.codec._check import FLOAT32, CodeRows, RowSize, check_floats, check_head, check_length, result
 from tierline.core.errors import CodecError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import bitplane as kernel
@@ -26,6 +26,7 @@ class Bitplane:
     role: ClassVar[str] = "values"
     token: ClassVar[str] = "bitplane"
     code_rows: ClassVar[CodeRows] = CodeRows(0, 1, high_first=True)
+    row_size: ClassVar[RowSize] = RowSize(0, 1)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         shape = x_B.shape
@@ -47,7 +48,9 @@ class Bitplane:
         return x_B
 
     def max_error(self, x_B: Array) -> float:
-        """Exact: the largest distance to +-1, 0.0 for binary features."""
+        """Exact: the largest distance to +-1, 0.0 for binary features. Raises CodecError for NaN, as `encode` does."""
+        if np.isnan(x_B).any():
+            raise CodecError("bitplane: a value is NaN, which has no sign; use float16 or raw for such values")
         return float(np.max(np.abs(x_B - np.where(x_B >= 0, 1, -1)), initial=0.0))
 
     def size_bounds(self, spec: TensorSpec, num_rows: int = 1) -> tuple[int, int]:

@@ -46,10 +46,10 @@ class Dithered:
         self.token = canonical("dithered", {"levels": levels}, {"levels": 15})
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
-        if not 0 <= seed < _SEEDS:
-            raise CodecError(f"{self.token}: seed is {seed}, from 0 to 2^53 - 1")
+        if not 0 <= seed < _SEEDS or seed != int(seed):
+            raise CodecError(f"{self.token}: seed is {seed}, an integer from 0 to 2^53 - 1")
         try:
-            data = kernel.encode(float_rows(x_B, self.token), self._levels, seed)
+            data = kernel.encode(float_rows(x_B, self.token), self._levels, int(seed))
         except ValueError as error:
             raise CodecError(f"{self.token}: {error}; use bfloat16 or raw for such values") from None
         return Payload(self.token, "float32", x_B.shape, data, {"seed": float(seed)})

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, float_rows, result
+from tierline.core.codec._check import RowSize, check_head, check_length, float_rows, result
 from tierline.core.coding import canonical
 from tierline.core.errors import CodecError, ConfigError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
@@ -35,6 +35,7 @@ class Float8E4M3:
         if scale not in ("none", "row"):
             raise ConfigError(f"scale is {scale!r}, one of none, row")
         self._scaled = scale == "row"
+        self.row_size = RowSize(4 if self._scaled else 0, 8)
         self.token = canonical("float8_e4m3", {"scale": scale}, {"scale": "none"})
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:

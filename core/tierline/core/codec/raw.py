@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tierline.core.codec._check import check_head, check_length, result
+from tierline.core.codec._check import RowSize, check_head, check_length, result
 from tierline.core.errors import CorruptPayload, ShapeMismatch
 from tierline.core.types import Array, Payload, TensorSpec
 
@@ -26,6 +26,7 @@ class Raw:
     dtypes: ClassVar[tuple[str, ...]] = _NAMES
     role: ClassVar[str] = "values"
     token: ClassVar[str] = "raw"
+    row_size: ClassVar[RowSize] = RowSize(0, 32)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
         name = _BY_DTYPE.get(x_B.dtype)

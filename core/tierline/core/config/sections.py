@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -34,6 +34,19 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.prefer:
             raise ValueError('prefer = []: name at least one engine, e.g. ["onnxruntime"]')
+
+
+class Learn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether this node learns, and from what."""
+
+    trainer: Literal["", "torch"] = ""
+    """What computes; empty: this node only passes on what others learn."""
+    data: str = ""
+    """What this node has: the name of a data set, or the path of one. Empty: what an experiment deals it of its own."""
+
+    def __post_init__(self) -> None:
+        if self.data and not self.trainer:
+            raise ValueError('data: nothing computes on it; write trainer = "torch", too')
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,13 +78,15 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def absolute_paths(loaded: Loaded[Any], env: Mapping[str, str] | None) -> dict[str, Any]:
-    """The values of `node`, `bundle` and `tls`, which agents and clouds share, with absolute paths."""
+    """The values of `node`, `bundle`, `tls` and `learn`, which agents and clouds share, with absolute paths."""
     config = loaded.value
-    node, tls = config.node, config.tls
+    node, tls, learn = config.node, config.tls, config.learn
+    data = loaded.locate("learn.data", learn.data)  # a path, or the name of a data set
     state_dir = loaded.locate("node.state_dir", node.state_dir) or str(default_state_dir(node.id, env))
     return {
         "node": msgspec.structs.replace(node, state_dir=state_dir),
         "bundle": loaded.locate("bundle", config.bundle),
+        "learn": msgspec.structs.replace(learn, data=data) if Path(data).exists() else learn,
         "tls": Tls(*(loaded.locate(f"tls.{key}", getattr(tls, key)) for key in ("ca", "cert", "key"))),
     }
 

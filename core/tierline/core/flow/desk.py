@@ -12,10 +12,12 @@ from tierline.core.flow.engines import READY
 from tierline.core.flow.knobs import describe
 from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import Node
+from tierline.core.flow.profiling import Profiler
 from tierline.core.flow.residents import resident_bytes
-from tierline.core.link.fleet import Beat, Hello, NodeState, PlanChange, Welcome
+from tierline.core.link.fleet import Beat, Hello, NodeState, PlanChange, ProfileStep, ProfileWish, Welcome
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
+from tierline.core.telemetry.environment import machine
 
 
 class Planner(Protocol):
@@ -38,24 +40,40 @@ class Planner(Protocol):
         ...
 
 
+class Surveyor(Protocol):
+    """Has the nodes of a hierarchy measure themselves."""
+
+    def profile(self, wish: ProfileWish) -> AsyncIterator[ProfileStep]:
+        """See `Desk.profile`."""
+        ...
+
+
 class Desk:
     """Implements `ParentDesk` around a Node."""
 
     def __init__(self, node: Node) -> None:
-        self.node = node
+        self.node, self.profiler = node, Profiler(node)
+        self.orders, self.report = self.profiler.orders, self.profiler.report
         self.body = node.body
         self.revoked: Callable[[], tuple[str, ...]] = tuple
         """Serials of revoked certificates: the root asks its store, others heard them from their parent."""
+        self.jobs: Callable[[], bytes] = bytes
+        """What is learned now."""
+        self.learning: Callable[[], dict[str, Any]] = dict
+        """What this node says of its learning."""
         self.planner: Planner | None = None
         """Set by the root, which makes the Plans."""
         self.coming: Bundle | None = None
         """Of a Plan that is being prepared: children fetch its files already."""
         self.on_states: Callable[[], None] = lambda: None
         """Called whenever `states` may have changed."""
+        self.surveyor: Surveyor | None = None
+        """Set by the root."""
         self._beats: dict[str, dict[str, Any]] = {}
         self._states: dict[str, tuple[NodeState, ...]] = {}
         node.turn.below_is_settled = self._below_is_settled
         node.turn.on_state = lambda: self.on_states()
+        self._machine = machine()
 
     def admit(self, hello: Hello) -> Welcome:
         node, plan, bundle = self.node, self.node.plan, self.node.bundle
@@ -126,6 +144,13 @@ class Desk:
                 return False
         return True
 
+    def profile(self, wish: ProfileWish) -> AsyncIterator[ProfileStep]:
+        """Measure the hierarchy, at the root only: progress, then the Profile. Raises PeerRejected elsewhere."""
+        if self.surveyor is None:
+            parent = self.node.flow.placement.parent if self.node.flow is not None else ""
+            raise PeerRejected(f"{self.node.id!r} is below {parent!r}; ask the root of the hierarchy for a profile")
+        return self.surveyor.profile(wish)
+
     def check_offers(self, plan: Plan) -> None:
         """Raises UnknownCodec for a node that has joined, here or further below, and lacks a codec of the Plan."""
         for name, record in self.status_record().items():
@@ -164,6 +189,9 @@ class Desk:
             for name, known in bundle.manifest.files.items():
                 if known == digest:
                     return bundle.read(name)
+        measured = self.profiler.file(digest)
+        if measured is not None:
+            return measured
         raise BundleError(f"{self.node.id!r}: no file with digest {digest[:12]!r} in its Bundle")
 
     def is_serving(self, section: str = "") -> bool | None:
@@ -177,7 +205,10 @@ class Desk:
 
     def status_record(self) -> dict[str, Any]:
         """This node and everything below it, by node id."""
-        nodes: dict[str, Any] = {self.node.id: node_record(self.node)}
+        measuring = {"profiling": self.profiler.state, "machine": self._machine}
+        nodes: dict[str, Any] = {
+            self.node.id: {**node_record(self.node), **measuring, "learning": self.learning()},
+        }
         for child, below in self._beats.items():
             for name, record in below.items():
                 nodes[name] = {**record, "connected": record.get("connected", True) and child in self.node.children}
@@ -204,6 +235,7 @@ def node_record(node: Node) -> dict[str, Any]:
                 **link.counters.as_dict(),
                 "sent_by_codec": dict(link.counters.sent_by_codec),
                 "rtt_ms": round(link.rtt_ns / 1e6, 3),
+                "sent_bps": round(link.sent_bps()[0]),
             }
             for name, link in links.items()
         },

@@ -166,6 +166,7 @@ class Host:
         """Answer what is in flight, then close."""
         for task in self._tasks:
             task.cancel()
+        self.desk.profiler.close()
         self.node.close()
         if self.listener is not None:
             await self.listener.stop(grace_s)

@@ -55,6 +55,8 @@ class Node:
         """Identity of this run of the hierarchy, given by the root: records carry it."""
         self.minter: tuple[NodeId, int] = (NodeId(node_id), epoch)
         """Origin and epoch of the ids that this node's captures get: the junction's, unless it joins itself."""
+        self.engine_settings = engine
+        """How Sections run here."""
         self.inline_ns = engine.inline_ms * 1e6
         self.worker = Worker("engine")
         self._on_outcome, self.on_batch = on_outcome, on_batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -11,9 +11,10 @@ import grpc.aio
 
 from tierline.core.bundle import MANIFEST, Bundle
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
-from tierline.core.link.fleet import CHANNEL_OPTIONS, CHUNK_BYTES, PlanChange
+from tierline.core.link.fleet import CHANNEL_OPTIONS, CHUNK_BYTES, PlanChange, ProfileStep, ProfileWish
 from tierline.core.link.status import from_rpc
 from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
+from tierline.core.profile import Profile, parse_profile
 from tierline.core.types import Payload
 from tierline.core.wire import tensor_to_wire
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -107,6 +108,18 @@ class Asker:
             raise await self._meaning(error) from error
         return num_bytes
 
+    async def profile(self, wish: ProfileWish) -> AsyncIterator[ProfileStep]:
+        """Have a hierarchy measured at its root: progress, then the Profile. Raises PeerRejected, SecurityError,
+        BundleError, PlanError, AdmissionRefused."""
+        request = fleet_pb2.ProfileRequest(
+            nodes=wish.nodes, engines=wish.engines, batches=wish.batches, codecs=wish.codecs, run_s=wish.run_s
+        )
+        try:
+            async for reply in self._fleet.Profile(request):
+                yield ProfileStep(reply.node, reply.state, reply.profile)
+        except grpc.aio.AioRpcError as error:
+            raise await self._meaning(error) from error
+
     async def _meaning(self, error: grpc.aio.AioRpcError) -> TierlineError:
         reason = from_rpc(error, self._address)
         if error.code() is grpc.StatusCode.UNIMPLEMENTED and isinstance(reason, PeerRejected):
@@ -168,6 +181,19 @@ async def change_plan(
             await asker.put_bundle(bundle, timeout_s)
         digest = bundle.digest if bundle is not None else ""
         return await asker.change_plan(PlanChange(tuple(settings), rollback_to, dry_run, digest, plan), timeout_s)
+
+
+async def ask_profile(
+    address: str, wish: ProfileWish, tls: TlsFiles | None = None, *, said: Callable[[ProfileStep], None]
+) -> Profile:
+    """Have a hierarchy measured; `said` hears how far each node is. Raises as `Asker.profile` does, and BadFrame."""
+    asker = Asker(address, tls)
+    async with asker.channel:
+        async for step in asker.profile(wish):
+            if step.profile:
+                return parse_profile(step.profile, f"what {address} answered")
+            said(step)
+    raise BadFrame(f"{address}: ended before there was a Profile")
 
 
 async def ask_status(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 5.0) -> dict[str, Any]:

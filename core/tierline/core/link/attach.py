@@ -15,7 +15,7 @@ import grpc.aio
 
 from tierline.core import errors
 from tierline.core.link.dial import Backoff, grpc_error_of
-from tierline.core.link.fleet import CHANNEL_OPTIONS
+from tierline.core.link.fleet import CHANNEL_OPTIONS, HEARTBEAT_S
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
 from tierline.core.link.pace import Pacer
@@ -29,6 +29,7 @@ LOG = logging.getLogger("tierline.learning")
 ATTACH = "/tierline.v1.Learning/Attach"
 
 Read = Callable[[], Awaitable[bytes | None]]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Desk(Protocol):
@@ -36,6 +37,10 @@ class Desk(Protocol):
 
     max_letter_bytes: int
     """Of the content of one letter; a longer one ends its stream."""
+
+    def speaks_for(self, identity: str, node: NodeId) -> bool:
+        """Whether a peer with this certificate may say that it reaches `node`."""
+        ...
 
     def attached(self, stream: Attachment) -> None:
         """A stream is open; what is posted now leaves first."""
@@ -54,12 +59,17 @@ class Desk(Protocol):
     def note(self, stream: Attachment, note: Note) -> None: ...
 
 
+def is_of(identity: str, node: NodeId) -> bool:
+    """Where nothing else says who is where: a process speaks for itself, and for nodes named `ID/...` that it holds."""
+    return node == identity or node.startswith(f"{identity}/")
+
+
 class Attachment:
     """Queues, pacing and assembly of one stream; `is_child` says that the peer called, `identity` what its certificate
     says it is."""
 
     def __init__(self, desk: Desk, clock: Clock, *, is_child: bool, identity: str | None = None) -> None:
-        self.is_child, self._identity = is_child, identity
+        self.is_child, self.identity = is_child, identity
         self.present: tuple[NodeId, ...] = ()
         self.was_up = False
         """The peer has said something."""
@@ -74,6 +84,8 @@ class Attachment:
         self._parts: list[bytes | memoryview] = []
         self._num_missing = 0
         self._writer: Writer | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._reason: errors.TierlineError | None = None
 
     def post(self, letter: Letter) -> None:
         """Send a letter after those that wait."""
@@ -85,17 +97,29 @@ class Attachment:
         self._notes.append(note)
         self._kick()
 
-    async def serve(self, read: Read, write: Write) -> None:
-        """Run the stream until the peer ends it; errors of `read` and `write` pass through."""
+    def end(self, reason: errors.TierlineError) -> None:
+        """End the stream from this side: `serve` raises `reason`."""
+        if self._task is not None and self._reason is None:
+            self._reason = reason
+            self._task.cancel()
+
+    async def serve(self, read: Read, write: Write, first: bytes | None = None) -> None:
+        """Run the stream until the peer ends it; errors of `read` and `write` pass through. `first` was read before."""
         with writing(write, self._next_parcel) as writer:
-            self._writer = writer
+            self._writer, self._task = writer, asyncio.current_task()
             self._desk.attached(self)
             writer.kick()
             try:
+                if first is not None:
+                    self.take(first)
                 while (raw := await read()) is not None:
                     self.take(raw)
+            except asyncio.CancelledError:
+                if self._reason is None:
+                    raise
+                raise self._reason from None
             finally:
-                self._writer = None
+                self._writer = self._task = None
                 self._desk.detached(self)
 
     def take(self, raw: bytes) -> None:
@@ -110,8 +134,8 @@ class Attachment:
             self._kick()
         elif isinstance(parcel, Present):
             for node in parcel.nodes:
-                if self._identity is not None and node != self._identity and not node.startswith(f"{self._identity}/"):
-                    raise errors.SecurityError(f"the certificate belongs to {self._identity}, not to {node!r}")
+                if self.identity is not None and not self._desk.speaks_for(self.identity, node):
+                    raise errors.SecurityError(f"the certificate belongs to {self.identity}, not to {node!r}")
             before, self.present = frozenset(self.present), parcel.nodes
             self._desk.present(self, before)
         else:
@@ -160,13 +184,15 @@ class Attachment:
         return parcel_to_wire(Piece(data, letter.head if start == 0 else None, len(letter.content)))
 
 
-def learning_handler(desk: Desk, clock: Clock) -> grpc.GenericRpcHandler:
-    """The Learning service for a server of `grpc.aio`; under mutual TLS a peer may speak only for itself, and for
-    nodes named `ID/...` that its process holds."""
+def learning_handler(
+    desk_of: Callable[[str], Desk], clock: Clock, check: Callable[[Context], str | None] | None = None
+) -> grpc.GenericRpcHandler:
+    """`Learning.Attach` for a server of `grpc.aio`. `desk_of` finds who takes part in a run, and raises a TierlineError
+    where nobody does. `check` says who calls, and raises for whom is not let in, also later; without it whoever the
+    certificate names is."""
+    identify = check or (lambda context: peer_node_id(context.auth_context()))
 
-    async def attach(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        stream = Attachment(desk, clock, is_child=True, identity=peer_node_id(context.auth_context()))
-
+    async def attach(_requests: AsyncIterator[bytes], context: Context) -> None:
         async def read() -> bytes | None:
             raw = await context.read()
             if raw is grpc.aio.EOF:
@@ -174,13 +200,35 @@ def learning_handler(desk: Desk, clock: Clock) -> grpc.GenericRpcHandler:
             return bytes(raw)
 
         try:
-            await stream.serve(read, context.write)
+            identity = identify(context)
+            first = await read()
+            if first is None:
+                return
+            parcel = parcel_from_wire(first)
+            desk = desk_of(parcel.run if isinstance(parcel, Present) else "")
+            stream = Attachment(desk, clock, is_child=True, identity=identity)
+            watching = asyncio.ensure_future(_watch(stream, lambda: identify(context)))
+            try:
+                await stream.serve(read, context.write, first)
+            finally:
+                watching.cancel()
         except errors.TierlineError as error:
-            LOG.warning("a learning stream ended: %s", error)
-            await abort(context, error)
+            LOG.info("a learning stream ended: %s", error)
+            with contextlib.suppress(grpc.aio.InternalError):  # a write under way cannot be followed by a status
+                await abort(context, error)
 
     handlers: dict[str, Any] = {"Attach": grpc.stream_stream_rpc_method_handler(attach)}
     return grpc.method_handlers_generic_handler("tierline.v1.Learning", handlers)
+
+
+async def _watch(stream: Attachment, identify: Callable[[], object]) -> None:
+    """Ends the stream once its caller is not let in any more."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        try:
+            identify()
+        except errors.TierlineError as error:
+            stream.end(error)
 
 
 async def keep_attached(

@@ -29,6 +29,7 @@ from tierline.core.link.fleet import (
 )
 from tierline.core.link.link import Link
 from tierline.core.link.status import from_rpc
+from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, explain_failure
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
@@ -67,16 +68,23 @@ class Dialler:
         on_change: Callable[[bool], None],
         on_order: Callable[[Order, Fetch], None],
         on_revoked: Callable[[tuple[str, ...]], None],
+        on_measure: Callable[[bytes], None] = lambda order: None,
+        on_jobs: Callable[[bytes], None] = lambda jobs: None,
+        alongside: Callable[[grpc.aio.Channel, str], Awaitable[None]] | None = None,
         credentials: grpc.ChannelCredentials | None,
         tls: TlsFiles | None,
         rng: random.Random,
         backoff: Backoff | None = None,
     ) -> None:
+        """`alongside(channel, address)` runs while the stream is open, and is cancelled with it."""
         self.address = address
         self.link = link
         self.last_error = ""
         self._hello, self._beat, self._prepare = hello, beat, prepare
         self._on_change, self._on_order, self._on_revoked = on_change, on_order, on_revoked
+        self._on_measure = on_measure
+        self._on_jobs, self._alongside = on_jobs, alongside
+        self._fleet: Any = None
         self._credentials, self._tls = credentials, tls
         self._rng = rng
         self._backoff = backoff or Backoff()
@@ -86,6 +94,17 @@ class Dialler:
     def beat_now(self) -> None:
         """There is something to say before the next heartbeat is due."""
         self._news.set()
+
+    @property
+    def fleet(self) -> Any:
+        """The parent's Fleet service. Raises LinkUnavailable while there is no connection."""
+        if self._fleet is None:
+            raise errors.LinkUnavailable(f"{self.address}: not connected")
+        return self._fleet
+
+    def is_on(self, fleet: Any) -> bool:
+        """Whether this is still the connection."""
+        return fleet is self._fleet
 
     async def run(self) -> None:
         """Connect, serve, reconnect. Raises when the parent refuses for good (PeerRejected, SecurityError, ...)."""
@@ -166,10 +185,11 @@ class Dialler:
         if first is grpc.aio.EOF:
             raise grpc_error_of(await call.code(), await call.details(), self.address)
         self.link.opened(first)
-        self._was_up = True
+        self._was_up, self._fleet = True, fleet
         self._on_change(True)
         attending = asyncio.create_task(self._attend(fleet, heartbeat_s))
         serving = asyncio.create_task(self.link.serve(_reader(call), _writer(call)))
+        beside = [asyncio.ensure_future(self._alongside(channel, self.address))] if self._alongside else []
         try:
             done, _ = await asyncio.wait((attending, serving), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -177,11 +197,9 @@ class Dialler:
             if serving in done:
                 raise grpc_error_of(await call.code(), await call.details(), self.address)
         finally:
+            self._fleet = None
             call.cancel()
-            for task in (attending, serving):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, errors.TierlineError):
-                    await task
+            await end((*beside, attending, serving))
             self._on_change(False)
 
     async def _attend(self, fleet: Any, heartbeat_s: float) -> None:
@@ -203,9 +221,13 @@ class Dialler:
             async for directive in fleet.Attend(beats()):
                 heard.set()
                 self._on_revoked(tuple(directive.revoked))
+                if directive.jobs:
+                    self._on_jobs(directive.jobs)
                 order = _order_from_wire(directive)
                 if order is not None:
                     self._on_order(order, lambda digest: _fetch(fleet, digest))
+                if directive.measure:
+                    self._on_measure(directive.measure)
 
         listening = asyncio.create_task(listen())
         try:
@@ -220,9 +242,7 @@ class Dialler:
                     )
                 heard.clear()
         finally:
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, errors.TierlineError):
-                await listening
+            await end((listening,))
 
 
 _PHASES: dict[int, Phase] = {

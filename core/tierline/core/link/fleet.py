@@ -117,5 +117,25 @@ class PlanChange:
     """Document of a whole Plan for that Bundle; empty: made from the hierarchy."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileWish:
+    """What an operator wants measured; what is empty is left to the root."""
+
+    nodes: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    codecs: tuple[str, ...] = ()
+    run_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileStep:
+    """How far one node is; the last step has the Profile instead."""
+
+    node: str
+    state: str
+    profile: bytes = b""
+
+
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets a file of the Bundle by digest from the parent."""

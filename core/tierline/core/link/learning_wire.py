@@ -42,6 +42,7 @@ _KINDS: Mapping[LetterKind, pb.Kind.ValueType] = {
     "message": pb.KIND_MESSAGE,
     "part": pb.KIND_PART,
     "total": pb.KIND_TOTAL,
+    "report": pb.KIND_REPORT,
 }
 _STEP_OF = {number: name for name, number in _STEPS.items()}
 _KIND_OF = {number: name for name, number in _KINDS.items()}
@@ -68,6 +69,7 @@ def parcel_to_wire(parcel: Parcel) -> bytes:
     else:
         out.present.protocol = PROTOCOL
         out.present.nodes.extend(parcel.nodes)
+        out.present.run = parcel.run
     return out.SerializeToString()
 
 
@@ -97,7 +99,7 @@ def parcel_from_wire(raw: bytes) -> Parcel:
                 f"the peer learns with protocol {parcel.present.protocol}, this node with {PROTOCOL}; "
                 "install matching versions of tierline"
             )
-        return Present(tuple(NodeId(node) for node in parcel.present.nodes))
+        return Present(tuple(NodeId(node) for node in parcel.present.nodes), parcel.present.run)
     raise BadFrame("a parcel without a body")
 
 
@@ -143,6 +145,14 @@ def content_from_bytes(raw: bytes) -> Content:
     weight_units = int.from_bytes(found.sum.weight_units, "little")
     group = tuple(NodeId(member) for member in found.sum.group)
     return Content(arrays, numbers, Part(integers, weight_units, found.sum.fraction_bits, members, group))
+
+
+def members_of(raw: bytes) -> tuple[NodeId, ...]:
+    """Who made the part of a sum that a content holds. Raises BadFrame."""
+    try:
+        return tuple(NodeId(member) for member in pb.Content.FromString(raw).sum.members)
+    except DecodeError as error:
+        raise BadFrame(f"{len(raw)} bytes that are no content") from error
 
 
 def _head_to_wire(head: Head, num_bytes: int, out: pb.Head) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from tierline.core.types import Array, NodeId
 
 StepKind = Literal["turn", "resync"]
-LetterKind = Literal["message", "part", "total"]
+LetterKind = Literal["message", "part", "total", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Present:
     """Learning nodes that can be reached through the sender of this."""
 
     nodes: tuple[NodeId, ...]
+    run: str = ""
+    """Which run the stream is for."""
 
 
 @dataclass(frozen=True, slots=True)

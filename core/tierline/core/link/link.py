@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tierline.core.errors import BadFrame
 from tierline.core.link.messages import Body, Features, Frame, Open, Part, Verdict
+from tierline.core.link.rate import MIN_MESSAGE_BYTES, RateMeter
 from tierline.core.link.session import Session
 from tierline.core.link.writer import Write, Writer, writing
 from tierline.core.protocols import Clock
@@ -57,6 +58,8 @@ class Link:
         self.peer = ""
         self.is_up = False
         self.counters = LinkCounters()
+        self.rate = RateMeter()
+        """Of what is sent."""
         self._session = session
         self._clock = clock
         self._on_body = on_body
@@ -80,6 +83,15 @@ class Link:
         return self._session.rtt_ns
 
     @property
+    def rtt_min_ns(self) -> int:
+        """Shortest of late, the peer's work included; 0 until known."""
+        return self._session.rtt_min_ns
+
+    def sent_bps(self) -> tuple[float, float]:
+        """Bits per second towards the peer as samples show it, and the seconds of counting; (0, 0): they do not."""
+        return self.rate.bps(self._clock.now_ns())
+
+    @property
     def peer_epoch(self) -> int:
         """Which process of the peer this is; 0 until known."""
         return self._session.peer_epoch
@@ -99,6 +111,7 @@ class Link:
         if not isinstance(frame.body, Open):
             raise BadFrame("the first frame of a stream must be Open")
         self.peer = frame.body.node
+        self.rate.reset()
         self._outbox.clear()
         self._outbox.extend(self._session.opened(frame.body))
         self.is_up = True
@@ -123,6 +136,8 @@ class Link:
         if body is not None:
             self._on_body(self, body, arrived_ns, self._clock.now_ns() - arrived_ns)
         # Counted afterwards: whatever answers the message has left already.
+        if self.rate.waits:
+            self.rate.acknowledged(frame.ack, arrived_ns)
         counters = self.counters
         counters.received_frames += 1
         if frame.body is not None:
@@ -149,6 +164,8 @@ class Link:
                 by_codec[tensor.codec] = by_codec.get(tensor.codec, 0) + len(tensor.data)
         counters.sent_payload_bytes += payload
         counters.sent_framing_bytes += len(raw) - payload + FRAME_OVERHEAD_BYTES
+        if payload >= MIN_MESSAGE_BYTES:
+            self.rate.sent(frame.seq, len(raw) + FRAME_OVERHEAD_BYTES, self._clock.now_ns())
         return raw
 
 

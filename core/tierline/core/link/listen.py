@@ -9,6 +9,7 @@ import json
 import socket
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 import grpc
@@ -31,6 +32,7 @@ from tierline.core.link.fleet import (
 )
 from tierline.core.link.health import health_handler
 from tierline.core.link.link import Link
+from tierline.core.link.measured import MeasureCalls, MeasureDesk
 from tierline.core.link.messages import Body
 from tierline.core.link.session import Session
 from tierline.core.link.status import abort
@@ -42,11 +44,21 @@ from tierline.v1 import fleet_pb2, fleet_pb2_grpc, plan_pb2
 OPEN_TIMEOUT_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Words = asyncio.Queue[Order | int | None]
-"""What a child is to be told: orders, and the numbers of its heartbeats. None ends it."""
 
 
-class ParentDesk(Protocol):
+@dataclass(frozen=True)
+class Task:
+    """What a child is to do beside answering: JSON of `core.flow.orders`, or of `learning.fleet.job`."""
+
+    measure: bytes = b""
+    jobs: bytes = b""
+
+
+Words = asyncio.Queue[Order | Task | int | None]
+"""What a child is to be told: of Plans, of tasks, and the numbers of its heartbeats. None ends it."""
+
+
+class ParentDesk(MeasureDesk, Protocol):
     """What a node does for its children; the listener calls it, always on the event loop."""
 
     def admit(self, hello: Hello) -> Welcome:
@@ -67,6 +79,10 @@ class ParentDesk(Protocol):
 
     def revoked(self) -> tuple[str, ...]:
         """Serials of certificates that count no more; asked at every join, stream and heartbeat."""
+        ...
+
+    def jobs(self) -> bytes:
+        """What is learned now, for a Directive; empty where nothing was ever."""
         ...
 
     def is_serving(self, section: str = "") -> bool | None:
@@ -110,7 +126,7 @@ class Listener:
         access: Mapping[str, Any] | None = None,
     ) -> None:
         """`access` adds methods of the Inference service, by name."""
-        self._desk, self._node, self._epoch, self._clock = desk, node, epoch, clock
+        self._desk, self._node, self._epoch, self.clock = desk, node, epoch, clock
         self.address = address
         self.links: dict[str, Link] = {}
         self._streams: dict[str, asyncio.Task[Any]] = {}
@@ -222,6 +238,16 @@ class Listener:
         if serial in self._desk.revoked():
             raise errors.SecurityError(f"node {node!r} was revoked; invite it again")
 
+    def check_child(self, context: Context) -> str | None:
+        """Who calls: under mutual TLS a node that has joined and was not revoked; None on a plain link. Raises
+        PeerRejected, SecurityError."""
+        auth = context.auth_context()
+        if peer_serial(auth) is None:
+            return None
+        node = peer_node_id(auth) or ""
+        self.check_joined(context, node)
+        return node
+
     def check_operator(self, context: Context) -> None:
         """Under mutual TLS only this node's own certificate changes what it decides. Raises SecurityError."""
         try:
@@ -245,7 +271,7 @@ class Listener:
         """Admit a child and give it a link; joining again is harmless."""
         welcome = self._desk.admit(hello)
         if hello.node not in self.links:
-            link = Link(Session(self._node, self._epoch), self._clock, self._desk.body)
+            link = Link(Session(self._node, self._epoch), self.clock, self._desk.body)
             link.peer = hello.node
             self.links[hello.node] = link
         return welcome
@@ -265,8 +291,9 @@ class Listener:
                 self._end(stream, errors.LinkTimeout(f"the heartbeats of {node!r} ended"))
 
 
-class _FleetService(fleet_pb2_grpc.FleetServicer):
+class _FleetService(MeasureCalls, fleet_pb2_grpc.FleetServicer):
     def __init__(self, listener: Listener, desk: ParentDesk) -> None:
+        super().__init__(listener, desk, listener.clock)
         self._listener, self._desk = listener, desk
 
     async def Join(self, request: fleet_pb2.Hello, context: Any) -> fleet_pb2.Welcome:
@@ -317,7 +344,7 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
 
     async def _hear(self, context: Any, words: Words) -> None:
         """Heartbeats of one child, until they end; then `words` end, too."""
-        node, epoch, beats = "", 0, 0
+        node, epoch, beats, jobs = "", 0, 0, b""
         try:
             while True:
                 beat = await asyncio.wait_for(context.read(), HEARTBEAT_S * DEAD_AFTER_BEATS)
@@ -332,7 +359,13 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
                     raise errors.BadFrame(f"a heartbeat of {beat.node!r} among those of {node!r}")
                 beats += 1
                 words.put_nowait(beats)
+                for order in self._desk.orders(node):
+                    words.put_nowait(Task(measure=order))
                 self._desk.beat(Beat(node, beat.epoch, beat.status, beat.rtt_ms, _states(beat.switches)))
+                if jobs != (jobs := self._desk.jobs()):
+                    words.put_nowait(Task(jobs=jobs))
+        except grpc.aio.BaseError:
+            return  # the server stops
         except asyncio.TimeoutError:
             raise errors.LinkTimeout(f"no heartbeat of {node!r} for {HEARTBEAT_S * DEAD_AFTER_BEATS:g} s") from None
         finally:
@@ -345,8 +378,9 @@ class _FleetService(fleet_pb2_grpc.FleetServicer):
         except errors.TierlineError as error:
             await abort(context, error)
             return
-        for start in range(0, len(raw), CHUNK_BYTES):
-            yield fleet_pb2.Chunk(data=raw[start : start + CHUNK_BYTES])
+        end = min(len(raw), request.offset + request.num_bytes) if request.num_bytes else len(raw)
+        for start in range(request.offset, end, CHUNK_BYTES):
+            yield fleet_pb2.Chunk(data=raw[start : min(end, start + CHUNK_BYTES)])
 
     async def Status(self, request: fleet_pb2.StatusRequest, context: Any) -> fleet_pb2.StatusReply:
         return fleet_pb2.StatusReply(status=self._desk.status())
@@ -398,9 +432,11 @@ _PHASES = {
 }
 
 
-def _directive(word: Order | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
+def _directive(word: Order | Task | int, revoked: tuple[str, ...]) -> fleet_pb2.Directive:
     if isinstance(word, int):
         return fleet_pb2.Directive(beat=word, revoked=revoked)
+    if isinstance(word, Task):
+        return fleet_pb2.Directive(measure=word.measure, jobs=word.jobs, revoked=revoked)
     document = plan_pb2.PlanDocument(document=word.plan)
     if word.phase == "knobs":
         return fleet_pb2.Directive(plan=document, revoked=revoked)

@@ -29,6 +29,11 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
     return stamp
 
 
+def machine(root: Path = Path("/")) -> str:
+    """The same for all processes of one running machine, containers included; empty where the system does not say."""
+    return _read(root / "proc/sys/kernel/random/boot_id").strip()[:8]
+
+
 def _versions() -> dict[str, str]:
     """Installed versions; a package that is not installed is absent."""
     found = {}
@@ -55,6 +60,9 @@ def _hardware(root: Path) -> dict[str, Any]:
     temperatures = _temperatures_c(root)
     if temperatures:
         facts["temperatures_c"] = temperatures
+    clocks = _clocks_mhz(root)
+    if clocks:
+        facts["clocks_mhz"] = clocks
     return facts
 
 
@@ -82,6 +90,21 @@ def _temperatures_c(root: Path) -> dict[str, float]:
         kind, milli = _read(zone / "type").strip(), _read(zone / "temp").strip()
         if kind and milli.lstrip("-").isdecimal() and int(milli) > -100_000:
             found[kind] = int(milli) / 1000
+    return found
+
+
+def _clocks_mhz(root: Path) -> dict[str, float]:
+    """What cores and devices run at now: each CPU frequency policy in kHz, and each device of devfreq (on a Jetson the
+    GPU, as `17000000.gpu`) in Hz."""
+    found = {}
+    for folder, file, per_mhz in (
+        ("sys/devices/system/cpu/cpufreq", "scaling_cur_freq", 1e3),
+        ("sys/class/devfreq", "cur_freq", 1e6),
+    ):
+        for device in sorted((root / folder).glob("*")):
+            text = _read(device / file).strip()
+            if text.isdecimal():
+                found[device.name] = round(int(text) / per_mhz, 1)
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tierline.kernels.cuda.arrays import DeviceArray, stream_handle, view
@@ -24,6 +26,7 @@ class Codec:
     def __init__(self, token: str, gpu: Device | int = 0) -> None:
         self.token = token
         self._stage = stage_for(token)
+        self.dtypes = self._stage.dtypes
         self._gpu = device(gpu) if isinstance(gpu, int) else gpu
         self._launch = Launcher(self._gpu)
         self._staging, self._arena = Staging(self._gpu), Arena(self._gpu)
@@ -63,11 +66,11 @@ class Codec:
         with self._lock, self._gpu.current():
             self._admit(out, stream)
             staging.reserve(len(data))
-            staging.clear_flags(stream)
-            staging.send(data, stream)
-            self._stage.decode(self._begin(stream, seed), Coded(staging.device, data), out, staging.flag)
-            staging.fetch_flags(stream)
-            self._gpu.synchronize(stream)
+            with self._finished(stream):
+                staging.clear_flags(stream)
+                staging.send(data, stream)
+                self._stage.decode(self._begin(stream, seed), Coded(staging.device, data), out, staging.flag)
+                staging.fetch_flags(stream)
             _raise_for(staging.flags(), self._stage.decode_errors)
 
     def queue(self, x_B: Any, stream: Any = 0) -> int:
@@ -113,10 +116,9 @@ class Codec:
         x = self._checked(view(x_B, stream))
         if x.size == 0:
             return memoryview(bytes(self._stage.sizes(x.shape)[0]))
-        with self._gpu.current():
+        with self._gpu.current(), self._finished(stream):
             num_bytes = self._queue(x, stream, seed)
             self._staging.fetch(stream)
-            self._gpu.synchronize(stream)
         _raise_for(self._staging.flags(), self._stage.encode_errors)
         return memoryview((ctypes.c_ubyte * num_bytes).from_address(self._staging.host)).cast("B").toreadonly()
 
@@ -130,6 +132,17 @@ class Codec:
             return staging.device, staging.flag
 
         return self._stage.encode(self._begin(stream, seed), x, room)
+
+    @contextmanager
+    def _finished(self, stream: int) -> Iterator[None]:
+        """What is queued inside is done on the way out, also where it is refused: buffers serve the next call."""
+        try:
+            yield
+        except BaseException:
+            with suppress(CudaError):  # what went wrong first is told
+                self._gpu.synchronize(stream)
+            raise
+        self._gpu.synchronize(stream)
 
     def _begin(self, stream: int, seed: int) -> Work:
         """Kept until the next one begins, since copies that it queued read from it."""

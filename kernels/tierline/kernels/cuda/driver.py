@@ -25,7 +25,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (_u,),
     "cuGetErrorName": (c_int, _p),
     "cuGetErrorString": (c_int, _p),
-    "cuDriverGetVersion": (_p,),
     "cuDeviceGetCount": (_p,),
     "cuDeviceGet": (_p, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
@@ -44,7 +43,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuPointerGetAttribute": (_p, c_int, c_ulonglong),
     "cuMemcpyDtoHAsync_v2": (_p, c_ulonglong, _n, _p),
     "cuMemcpyHtoDAsync_v2": (c_ulonglong, _p, _n, _p),
-    "cuMemcpyDtoDAsync_v2": (c_ulonglong, c_ulonglong, _n, _p),
     "cuMemsetD8Async": (c_ulonglong, ctypes.c_ubyte, _n, _p),
     "cuStreamCreate": (_p, _u),
     "cuStreamDestroy_v2": (_p,),
@@ -62,6 +60,11 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuEventElapsedTime": (_p, _p, _p),
     "cuEventDestroy_v2": (_p,),
 }
+_MEASURING: dict[str, tuple[Any, ...]] = {
+    "cuDriverGetVersion": (_p,),
+    "cuMemcpyDtoDAsync_v2": (c_ulonglong, c_ulonglong, _n, _p),
+}
+"""Of benchmarks alone: bound when called, for codecs run on a driver that lacks them."""
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76  # CU_DEVICE_ATTRIBUTE_...
 _CONTEXT, _DEVICE_ORDINAL = 1, 9  # CU_POINTER_ATTRIBUTE_...
 
@@ -87,7 +90,10 @@ class Driver:
 
     def call(self, name: str, *arguments: Any) -> None:
         """Raises CudaError unless the driver answers with success."""
-        status = getattr(self._lib, name)(*arguments)
+        function = getattr(self._lib, name)
+        if name in _MEASURING:
+            function.argtypes = _MEASURING[name]
+        status = function(*arguments)
         if status:
             raise CudaError(f"{name}: {self._words(status)}")
 

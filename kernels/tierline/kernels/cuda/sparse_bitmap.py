@@ -15,7 +15,7 @@ from tierline.kernels.cuda.arrays import DeviceArray
 from tierline.kernels.cuda.topk import bit_starts
 from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Stage, Work, check_exact, rows_of
 from tierline.kernels.numpy.sparse_bitmap import row_bytes
-from tierline.kernels.sparse_bitmap import count
+from tierline.kernels.sparse_bitmap import walk
 
 _ALIGNED = 16  # of each row's bytes before they are put in place
 
@@ -67,20 +67,13 @@ class SparseBitmap:
         """Raises ValueError where bitmaps and the length of the data do not agree, and for set padding bits."""
         num_rows, num_values = rows_of(x.shape)
         bitmap_bytes = row_bytes(num_values)
-        heads, bodies, numbers = [], [], []
-        done = 0
-        for b in range(num_rows):
-            bitmap_1P = np.frombuffer(data.host[done : done + bitmap_bytes], np.uint8)[None]
-            if bitmap_1P.size < bitmap_bytes:
-                break
-            if num_values % 8 and bitmap_1P[0, -1] & ((1 << -num_values % 8) - 1):
-                raise ValueError("padding bits are set")
-            numbers.append(int(count(bitmap_1P)[0]))
-            heads.append((done, b * bitmap_bytes, bitmap_bytes))
-            bodies.append((done + bitmap_bytes, self._inner_bytes(numbers[-1])))
-            done = sum(bodies[-1])
-        if len(heads) < num_rows or done != len(data.host):
-            raise ValueError(f"{len(data.host)} bytes of data, not what bitmaps of {num_rows} rows need")
+        starts_B, number_B = walk(data.host, num_rows, num_values, self._inner_bytes)
+        last_B = np.frombuffer(data.host, np.uint8)[starts_B + (bitmap_bytes - 1)]
+        if (last_B & ((1 << -num_values % 8) - 1)).any():
+            raise ValueError("padding bits are set")
+        numbers = number_B.tolist()
+        heads = [(start, b * bitmap_bytes, bitmap_bytes) for b, start in enumerate(starts_B.tolist())]
+        bodies = [(at + bitmap_bytes, self._inner_bytes(num)) for (at, *_), num in zip(heads, numbers, strict=True)]
         runs, places, num_coded = self._runs(numbers)
         bitmap, coded, chosen = work.take(num_rows * bitmap_bytes), work.take(num_coded), work.take(4 * sum(numbers))
         work.place(data.device, bitmap, heads)

@@ -33,7 +33,11 @@ NAMES = (*_VALUES, *_SELECT)
 
 
 def stage_for(token: str) -> Stage:
-    """Of a token, as `affine:4:per=channel` or `topk:0.1+affine`. Raises ValueError for what only the CPU codes."""
+    """Of a token, as `affine:4:per=channel` or `topk:0.1+affine`. Raises ValueError for what only the CPU codes.
+
+    Tokens are taken as `codec_for(token).token` writes them. How options may be written and which stages make sense
+    around which is checked there, once; what is refused there may pass here.
+    """
     words = token.split("+")
     if words[-1].split(":")[0] in _SELECT:
         words.append("raw")
@@ -55,7 +59,8 @@ def _make(token: str, word: str, classes: dict[str, type[Stage]], *inner: Stage)
         if not equals:
             key, value = (list(defaults) + [text] * len(given))[at], text
         if key not in defaults or key in options:
-            raise ValueError(f"{token!r} does not run on a GPU: {name} takes no {text!r}, only {', '.join(defaults)}")
+            only = f"only {', '.join(defaults)}, each once" if defaults else "nor any other option"
+            raise ValueError(f"{token!r} does not run on a GPU: {name} takes no {text!r}, {only}")
         options[key] = value
     try:
         made: Stage = cls(*inner, **{key: type(defaults[key])(value) for key, value in options.items()})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+
+BAD_LENGTH = "{} bytes of data are not what the bitmaps of {} rows need"
 
 
 def row_bytes(num_values: int) -> int:
@@ -41,6 +46,31 @@ def scatter(values: Floats, bitmap_BP: Bytes, x_BV: Floats) -> None:
 def padding_is_clear(bitmap_BP: Bytes, num_values: int) -> bool:
     num_padding = -num_values % 8
     return not (num_padding and np.bitwise_and(bitmap_BP[:, -1], (1 << num_padding) - 1).any())
+
+
+def walk(data: bytes, num_rows: int, num_values: int, size: Callable[[int], int]) -> tuple[Counts, Counts]:
+    """Where each row starts and how many bits its bitmap has set; `size(n)` bytes for n > 0 values follow a bitmap.
+
+    Raises ValueError unless the rows end where the data does.
+    """
+    starts_B, number_B = np.zeros((2, num_rows), np.int64)
+    at, num_bytes, size = 0, row_bytes(num_values), cache(size)
+    for b in range(num_rows):
+        bitmap = data[at : at + num_bytes]
+        if len(bitmap) < num_bytes:
+            break
+        starts_B[b], number_B[b] = at, int.from_bytes(bitmap, "little").bit_count()
+        at += num_bytes + (size(int(number_B[b])) if number_B[b] else 0)
+    else:
+        if at == len(data):
+            return starts_B, number_B
+    raise ValueError(BAD_LENGTH.format(len(data), num_rows))
+
+
+def place(source: Bytes, to: Bytes, from_R: Counts, to_R: Counts, length_R: Counts) -> None:
+    """Runs of bytes by their offsets and lengths; both arrays contiguous and flat."""
+    for at, there, length in zip(from_R.tolist(), to_R.tolist(), length_R.tolist(), strict=True):
+        to[there : there + length] = source[at : at + length]
 
 
 def _bits(bitmap_BP: Bytes, num_values: int) -> npt.NDArray[np.bool_]:

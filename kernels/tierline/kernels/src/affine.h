@@ -78,7 +78,7 @@ TL_INLINE void tl_affine_tile(const float *x, tl_u8 *code, tl_i64 first, tl_i64 
                               tl_i32 stochastic, tl_u64 seed, tl_u64 words) {
     if (stochastic) {
         tl_u32 word[TL_TILE];
-        for (tl_i64 k = 0; k < TL_TILE / 4; ++k) {
+        for (tl_i64 k = 0; k < (num + 3) / 4; ++k) {
             tl_u32x4 four = tl_philox4x32((tl_u64)(first / 4 + k), words, seed);
             word[4 * k] = four.w0, word[4 * k + 1] = four.w1, word[4 * k + 2] = four.w2, word[4 * k + 3] = four.w3;
         }
@@ -129,9 +129,10 @@ TL_INLINE void tl_affine_codes_row(const float *row, tl_u8 *coded, tl_i64 num_va
     TL_COLS(tile, (num_values + TL_TILE - 1) / TL_TILE) {
         tl_i64 first = TL_TILE * tile, num = num_values - first < TL_TILE ? num_values - first : TL_TILE;
         tl_u8 code[TL_TILE], packed[TL_TILE + 8];
-        for (tl_i64 k = num; k < TL_TILE; ++k) code[k] = 0;
+        const tl_i64 num_words = (num + 7) / 8;  // a row may have a single value
+        for (tl_i64 k = num; k < 8 * num_words; ++k) code[k] = 0;
         tl_affine_tile(row, code, first, num, lo, inverse, steps, stochastic, seed, words);
-        for (tl_i64 k = 0; k < TL_TILE / 8; ++k) {
+        for (tl_i64 k = 0; k < num_words; ++k) {
             tl_u64 word;
             memcpy(&word, code + 8 * k, 8);
             word = tl_affine_squeeze(word, bits);
@@ -189,27 +190,50 @@ TL_ENTRY(tl_affine_codes_stochastic)(const float *x, tl_u8 *out, tl_i64 num_rows
 #if !TL_GPU
 #include "affine_clip.h"
 
-// Header and codes of each row in one call. clip: 0 minimum to maximum, 1 without the `num_dropped` smallest and largest
-// values, 2 the range of least squared error. num_streams: 0 rounds to nearest. Returns 1 if a value is NaN or above
-// 2^126 in magnitude.
+// Header and codes of a row. clip: 0 minimum to maximum, 1 without the `num_dropped` smallest and largest values, 2 the
+// range of least squared error. Returns 1 if a value is NaN or above 2^126 in magnitude.
+TL_INLINE tl_i32 tl_affine_encode_row(const float *row, tl_u8 *coded, tl_i64 num_values, tl_i32 bits, tl_i32 clip,
+                                      tl_i64 num_dropped, tl_i32 stochastic, tl_u64 seed, tl_u64 stream) {
+    tl_i32 least, most;
+    tl_affine_range_row(row, num_values, &least, &most);
+    if (tl_affine_outside(least, most)) return 1;
+    float lo = tl_unkey(least), hi = tl_unkey(most);
+    if (least == most) {  // as channels of a single value are: every code is 0
+        tl_affine_header_row(lo, hi, coded, bits);
+        memset(coded + 8, 0, (num_values * bits + 7) / 8);
+        return 0;
+    }
+    if (clip == 1 && num_dropped) {
+        lo = tl_unkey(tl_affine_ranked(row, num_values, num_dropped));
+        hi = tl_unkey(tl_affine_ranked(row, num_values, num_values - 1 - num_dropped));
+    } else if (clip == 2) {
+        tl_affine_least_error(row, num_values, (1 << bits) - 1, &lo, &hi);
+    }
+    tl_affine_header_row(lo, hi, coded, bits);
+    tl_affine_codes_row(row, coded, num_values, bits, clip, stochastic, seed, stream);
+    return 0;
+}
+
+// Rows close together; num_streams: 0 rounds to nearest.
 TL_CPU_ENTRY(tl_affine_encode_cpu)(const float *x, tl_u8 *out, tl_i64 num_rows, tl_i64 num_values, tl_i32 bits,
                                    tl_i32 clip, tl_i64 num_dropped, tl_i64 num_streams, tl_u64 seed) {
     for (tl_i64 b = 0; b < num_rows; ++b) {
-        const float *row = x + b * num_values;
         tl_u8 *coded = out + b * tl_affine_row_bytes(num_values, bits);
-        tl_i32 least, most;
-        tl_affine_range_row(row, num_values, &least, &most);
-        if (tl_affine_outside(least, most)) return 1;
-        float lo = tl_unkey(least), hi = tl_unkey(most);
-        if (clip == 1) {
-            lo = tl_unkey(tl_affine_ranked(row, num_values, num_dropped));
-            hi = tl_unkey(tl_affine_ranked(row, num_values, num_values - 1 - num_dropped));
-        } else if (clip == 2) {
-            tl_affine_least_error(row, num_values, (1 << bits) - 1, &lo, &hi);
-        }
-        tl_affine_header_row(lo, hi, coded, bits);
         tl_u64 stream = num_streams ? (tl_u64)(b % num_streams) : 0;
-        tl_affine_codes_row(row, coded, num_values, bits, clip, num_streams != 0, seed, stream);
+        if (tl_affine_encode_row(x + b * num_values, coded, num_values, bits, clip, num_dropped, num_streams != 0, seed,
+                                 stream))
+            return 1;
+    }
+    return 0;
+}
+
+// Rows of their own lengths, values close together: runs[3 * b ...] holds where the bytes of row b go, how many values
+// it has (of none nothing is written) and its `num_dropped`.
+TL_CPU_ENTRY(tl_affine_encode_runs_cpu)(const float *x, tl_u8 *out, const tl_i64 *runs, tl_i64 num_rows, tl_i32 bits,
+                                        tl_i32 clip, tl_i32 stochastic, tl_u64 seed) {
+    for (tl_i64 b = 0; b < num_rows; ++b, runs += 3) {
+        if (runs[1] && tl_affine_encode_row(x, out + runs[0], runs[1], bits, clip, runs[2], stochastic, seed, 0)) return 1;
+        x += runs[1];
     }
     return 0;
 }

@@ -2,6 +2,7 @@
 // oracle, numpy/affine_clip.py, finds the same ranges.
 #pragma once
 #include "affine.h"
+#include "select.h"
 
 enum { TL_AFFINE_MOST_BINS = 2304, TL_AFFINE_COARSE = 16, TL_AFFINE_CANDIDATES = 136 };
 
@@ -69,30 +70,17 @@ template <int N> static tl_i64 tl_affine_total(const tl_u32 (&count)[4][N], tl_i
     return (tl_i64)count[0][bin] + count[1][bin] + count[2][bin] + count[3][bin];
 }
 
-// Key of the value that has `rank` smaller or equal ones before it in sorted order: a radix selection, 11, 11, 10 bits.
-static tl_i32 tl_affine_ranked(const float *row, tl_i64 num_values, tl_i64 rank) {
-    static const tl_i32 shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
-    tl_u32 found = 0;
-    for (tl_i32 pass = 0; pass < 3; ++pass) {
-        tl_u32 count[4][2048] = {{0}};  // four, for a repeated digit would otherwise wait for its own last increment
-        tl_i32 shift = shifts[pass], above = shift + widths[pass];
-        tl_u32 mask = (1u << widths[pass]) - 1;
-        for (tl_i64 i = 0; i < num_values; ++i) {
-            tl_u32 key = (tl_u32)tl_key(row[i]) ^ 0x80000000u;
-            if (pass == 0 || key >> above == found >> above) ++count[i & 3][key >> shift & mask];
-        }
-        tl_u32 digit = 0;
-        for (tl_i64 here; rank >= (here = tl_affine_total(count, digit)); ++digit) rank -= here;
-        found |= digit << shift;
-    }
-    return (tl_i32)(found ^ 0x80000000u);
+// Key of the value that has `rank` smaller or equal ones before it in sorted order.
+TL_INLINE tl_i32 tl_affine_ranked(const float *row, tl_i64 num_values, tl_i64 rank) {
+    const auto key_of = [](float x) __attribute__((always_inline)) { return (tl_u32)tl_key(x) ^ 0x80000000u; };
+    return (tl_i32)(tl_select(row, num_values, rank, key_of).key ^ 0x80000000u);
 }
 
 static void tl_affine_least_error(const float *row, tl_i64 num_values, tl_i32 steps, float *lo, float *hi) {
     const tl_i32 num_bins = tl_affine_num_bins(steps);
     if (!tl_affine_is_wide(*lo, *hi, num_bins)) return;
     const float low = *lo, inverse = (float)(num_bins - 1) / (*hi - low);
-    tl_u32 count[4][TL_AFFINE_MOST_BINS] = {{0}};  // see tl_affine_ranked
+    tl_u32 count[4][TL_AFFINE_MOST_BINS] = {{0}};  // see tl_select_by
     for (tl_i64 first = 0; first < num_values; first += TL_TILE) {
         tl_i64 num = num_values - first < TL_TILE ? num_values - first : TL_TILE;
         tl_u32 bin[TL_TILE];

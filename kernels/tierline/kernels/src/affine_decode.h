@@ -83,10 +83,10 @@ TL_INLINE tl_i32 tl_affine_read(const tl_u8 *data, float *x, tl_i64 num_rows, tl
         TL_COLS(tile, (num_values + TL_TILE - 1) / TL_TILE) {
             tl_i64 first = TL_TILE * tile, num = num_values - first < TL_TILE ? num_values - first : TL_TILE;
             tl_i64 num_bytes = (num * bits + 7) / 8;
-            tl_u8 code[TL_TILE], packed[TL_TILE + 8];
+            tl_u8 code[TL_TILE], packed[TL_TILE + 16];
             memcpy(packed, coded + first / 8 * bits, num_bytes);
-            memset(packed + num_bytes, 0, sizeof packed - num_bytes);
-            for (tl_i64 k = 0; k < TL_TILE / 8; ++k) {
+            memset(packed + num_bytes, 0, 8);
+            for (tl_i64 k = 0; k < (num + 7) / 8; ++k) {
                 tl_u64 word;
                 memcpy(&word, packed + k * bits, 8);
                 word = tl_affine_widen(word, bits);
@@ -111,5 +111,15 @@ TL_CPU_ENTRY(tl_affine_decode_cpu)(const tl_u8 *data, float *x, tl_i64 num_rows,
                                    tl_i32 fresh) {
     const tl_i64 beyond_caches = 1 << 22;
     return tl_affine_read(data, x, num_rows, num_values, bits, !fresh && num_rows * num_values >= beyond_caches);
+}
+
+// The reverse of tl_affine_encode_runs_cpu.
+TL_CPU_ENTRY(tl_affine_decode_runs_cpu)(const tl_u8 *data, float *x, const tl_i64 *runs, tl_i64 num_rows, tl_i32 bits) {
+    tl_i32 bad = 0;
+    for (tl_i64 b = 0; b < num_rows; ++b, runs += 3) {
+        if (runs[1]) bad |= tl_affine_read(data + runs[0], x, 1, runs[1], bits, 0);
+        x += runs[1];
+    }
+    return bad;
 }
 #endif

@@ -23,7 +23,7 @@ TL_INLINE tl_u32x4 tl_philox4x32(tl_u64 block, tl_u64 upper, tl_u64 key) {
 // A value in [0, 1): the upper 24 bits of a word, exact in a float.
 TL_INLINE float tl_uniform(tl_u32 word) { return (float)(tl_i32)(word >> 8) * 5.9604644775390625e-8f; }
 
-// The first words of a stream.
+// The first words of a stream: no codec launches it, checks of the generator alone do.
 TL_ENTRY(tl_philox_words)(tl_u32 *out, tl_i64 num_words, tl_u64 key, tl_u64 upper) {
     TL_COLS(block, (num_words + 3) / 4) {
         tl_u32x4 c = tl_philox4x32(block, upper, key);

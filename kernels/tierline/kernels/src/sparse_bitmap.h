@@ -72,6 +72,30 @@ TL_ENTRY(tl_sparse_count)(const tl_u8 *bitmap, tl_i64 *counts, tl_i64 num_rows, 
     }
 }
 
+#if !TL_GPU
+// Rows behind one another: a bitmap, then nothing where its bits are clear, else head_bytes and ceil(n * bits / 8) bytes.
+// Writes where each row starts and its n. Returns 1 where they do not end with the data.
+TL_CPU_ENTRY(tl_sparse_walk_cpu)(const tl_u8 *data, tl_i64 num_bytes, tl_i64 *starts, tl_i64 *numbers, tl_i64 num_rows,
+                                 tl_i64 bitmap_bytes, tl_i64 head_bytes, tl_i64 bits) {
+    tl_i64 at = 0;
+    for (tl_i64 b = 0; b < num_rows; ++b) {
+        if (bitmap_bytes > num_bytes - at) return 1;
+        const tl_u8 *bytes = data + at;
+        tl_i64 count = 0, j = 0;
+        for (; j + 8 <= bitmap_bytes; j += 8) {
+            tl_u64 word;
+            memcpy(&word, bytes + j, sizeof word);
+            count += __builtin_popcountll(word);
+        }
+        for (; j < bitmap_bytes; ++j) count += tl_ones(bytes[j]);
+        starts[b] = at;
+        numbers[b] = count;
+        at += bitmap_bytes + (count ? head_bytes + (count * bits + 7) / 8 : 0);
+    }
+    return at != num_bytes;
+}
+#endif
+
 #if TL_X86
 // 64 bits of a bitmap with value i in bit i: bytes keep their order, the bits of each are turned round.
 TL_INLINE tl_u64 tl_sparse_word(const tl_u8 *bytes) {

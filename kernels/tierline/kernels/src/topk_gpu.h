@@ -1,9 +1,25 @@
-// What `topk` does besides topk.h where everything stays on a GPU: which digit a histogram settles, ties in order, and
-// positions after Elias and Fano. The oracle is numpy/topk.py.
+// `topk` where everything stays on a GPU: histograms that find the k-th largest magnitude of a row, which digit each of
+// them settles, ties in order, and positions after Elias and Fano. The oracle is numpy/topk.py.
 #pragma once
 #include "sparse_bitmap.h"
 #include "topk.h"
 #if TL_GPU
+
+// For the magnitudes of row b whose bits from `shift + 11` up are above[b]: how many have which 11 bits from `shift` up,
+// added to counts[2048 * b ...], which the caller has cleared.
+TL_ENTRY(tl_topk_histogram)(const float *x, const tl_i32 *above, tl_i32 *counts, tl_i64 num_rows, tl_i64 num_values,
+                            tl_i32 shift) {
+    TL_ROWS(b, num_rows) {
+        const float *row = x + b * num_values;
+        __shared__ tl_i32 bins[2048];
+        tl_shared_clear(bins, 2048);
+        TL_COLS(i, num_values) {
+            tl_u32 key = tl_magnitude(row[i]) >> shift;
+            if ((tl_i32)(key >> 11) == above[b]) TL_ADD_INTO(&bins[key & 2047u], 1);
+        }
+        tl_shared_add(bins, 2048, counts + 2048 * b);
+    }
+}
 
 // From a row's histogram: which bin holds the value that has `wanted` values from the top, and how many of that bin are.
 TL_ENTRY(tl_topk_digit)(const tl_i32 *counts, const tl_i32 *above, const tl_i32 *wanted, tl_i32 *found, tl_i32 *left,

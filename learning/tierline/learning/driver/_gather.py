@@ -16,12 +16,16 @@ from tierline.learning.fixed import WeightedSum
 class Gather:
     """One sum under way. `decided` are the members that it closed with before, where the turn is taken again."""
 
-    def __init__(self, e: Reduce, decided: frozenset[NodeId] | None, max_weight: float) -> None:
+    def __init__(
+        self, e: Reduce, decided: frozenset[NodeId] | None, max_weight: float, within_ns: int | None = None
+    ) -> None:
         self.e = e
+        self._within_ns = within_ns
         self.members: set[NodeId] = set()
         self._decided, self._max_weight = decided, max_weight
         self._total: WeightedSum | None = None
-        self._first_ns = 0
+        self.first_ns = 0
+        """When the first part came."""
 
     @property
     def is_full(self) -> bool:
@@ -33,14 +37,9 @@ class Gather:
     @property
     def deadline_ns(self) -> int | None:
         """When it closes with what is there; None: not yet, or never."""
-        if self._decided is not None or self.e.within_s is None or not self.members:
+        if self._decided is not None or self._within_ns is None or not self.members:
             return None
-        return self._first_ns + round(self.e.within_s * 1e9)
-
-    @property
-    def is_timed(self) -> bool:
-        """Who is in it was decided by time, not by the rule."""
-        return self.e.within_s is not None or (self.e.quorum is not None and self.e.quorum < len(self.e.group))
+        return self.first_ns + self._within_ns
 
     def add(self, part: Part, now_ns: int) -> None:
         """Raises BadFrame or ShapeMismatch for a part that does not fit; one that is here already changes nothing."""
@@ -54,7 +53,7 @@ class Gather:
             raise BadFrame(f"sum {self.e.tag!r}: {', '.join(sorted(members & self.members))} would count twice")
         self._check(part)
         if self._total is None:
-            self._first_ns = now_ns
+            self.first_ns = now_ns
             self._total = WeightedSum(part.integers, part.weight_units, part.fraction_bits)
         else:
             np.add(self._total.integers, part.integers, out=self._total.integers)

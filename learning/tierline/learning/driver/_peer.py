@@ -56,6 +56,8 @@ class Running:
     taken: set[tuple[str, NodeId]] = field(default_factory=set)
     summed: set[str] = field(default_factory=set)
     num_streamed: dict[tuple[str, NodeId], int] = field(default_factory=dict)
+    num_waits: int = 0
+    """Those that time decides, so far."""
     read: set[tuple[str, NodeId, Mark]] = field(default_factory=set)
     """Messages of streams that this turn has taken; gone for good when it finishes."""
 
@@ -121,6 +123,25 @@ class Peer:
             if j in wait.expect and (wait.tag, j, mark) not in running.read:
                 oldest.setdefault(j, (mark, message))
         return oldest
+
+    def awaited_later(self) -> int | None:
+        """The first later turn whose message has come from a node that this turn waits for in vain: senders write one
+        turn after the other, so what is waited for has been settled before, or was never written."""
+        running = self.running
+        if running is None or not isinstance(running.wait, Wait) or running.wait.stream:
+            return None
+        wait, (kind, now) = running.wait, running.step
+        missing = wait.expect - self.arrived(running, wait).keys()
+        later = [
+            step[1]
+            for (step, tag), box in self.inbox.items()
+            if step[0] == kind == "turn" and step[1] > now and tag == wait.tag and missing & box.keys()
+        ]
+        return min(later, default=None)
+
+    def came_before(self, running: Running, wait: Wait) -> set[NodeId]:
+        """Whose messages a wait that begins has found, or earlier waits for the same tag have taken."""
+        return wait.here | {sender for tag, sender in running.taken if tag == wait.tag}
 
     def take(self, running: Running, wait: Wait) -> Inbox:
         """The first messages of a wait, up to its quorum, by name of their sender."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,19 @@ def open_exchange(running: Running, e: Exchange, where: str) -> tuple[Wait, list
             running.posted.add((e.tag, receiver))
         posts.append(Post(receiver, *copies[id(e.out[receiver])], mark))
     return Wait(e.tag, e.expect, quorum, e.stream), posts
+
+
+def is_timed(e: Exchange | Reduce) -> bool:
+    """Who is heard is decided by time, not by the rule; such waits are numbered within their turn."""
+    if isinstance(e, Reduce):
+        return e.within_s is not None or (e.quorum is not None and e.quorum < len(e.group))
+    late = e.stream or e.within_s is not None or (e.quorum is not None and e.quorum < len(e.expect))
+    return bool(e.expect) and late
+
+
+def place_of(e: Reduce, nodes: Sequence[NodeId]) -> NodeId:
+    """Where a sum is added up: with the first in the run's order of those who want it."""
+    return next(node for node in nodes if node in e.to)
 
 
 def open_reduce(peer: Peer, running: Running, e: Reduce, where: str) -> None:

@@ -24,6 +24,7 @@ from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step
 from tierline.learning.driver._slots import Slot, Slots, read_slot
 from tierline.learning.driver._state import state_from_bytes, state_to_parts
+from tierline.learning.driver.world import Participants
 from tierline.learning.rule import State
 
 SCHEMA = 2
@@ -250,8 +251,8 @@ class JournalReader:
         rows = self._db.execute("SELECT me, state, slot FROM node").fetchall()
         return {NodeId(me): state_from_bytes(_content(self._path, *kept)) for me, *kept in rows}
 
-    def participants(self) -> dict[tuple[NodeId, str, int, int], frozenset[NodeId]]:
-        """Whom each wait that time decided had heard, by node, step, round and number of the wait."""
+    def participants(self) -> Participants:
+        """Of the nodes of this journal."""
         rows = self._db.execute("SELECT me, step, round, number, members FROM answer")
         return {(NodeId(m), s, r, n): frozenset(map(NodeId, json.loads(found))) for m, s, r, n, found in rows}
 

@@ -7,8 +7,9 @@ A turn that is taken again after a restart hears what it heard, and what it had 
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +20,13 @@ from tierline.core.link.learning_wire import content_from_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job, loss_of
+from tierline.learning.driver._arrivals import Arrivals
 from tierline.learning.driver._gather import Gather, check_total
+from tierline.learning.driver._late import Missed
 from tierline.learning.driver._near import Near, is_directed, seat
 from tierline.learning.driver._outbox import Outbox
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
-from tierline.learning.driver._step import open_exchange, open_reduce, turn_of
+from tierline.learning.driver._step import is_timed, open_exchange, open_reduce, place_of, turn_of
 from tierline.learning.driver.journal import Journal, Report, Saved
 from tierline.learning.effects import Exchange, Inbox, Message, Reduce, Reduced
 from tierline.learning.errors import RuleError
@@ -31,6 +34,15 @@ from tierline.learning.fixed import contribution
 from tierline.learning.rule import Rule, Trainer
 
 LOG = logging.getLogger("tierline.learning")
+
+REPORT, MODEL = "report", "model"
+"""Names in the content of a report: its document as JSON, and the flat model."""
+
+MONITOR = NodeId("monitor")
+"""Receives the reports of all nodes of a fleet; it is no node of the run."""
+
+_ROUND_BITS = 20
+"""A node writes fewer than 2^20 letters a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,8 @@ class Task:
     """Of one member of a sum: how many samples a worker may claim."""
     shows_model: Callable[[NodeId, int], bool] = lambda node, round: False
     """Whether a node's model after so many rounds is kept in its reports."""
+    reports: bool = False
+    """Whether reports are sent to the MONITOR too, as letters."""
 
 
 class _Waiting:
@@ -74,6 +88,7 @@ class LinkNode:
         self._task, self._journal = task, journal
         self._peer = Peer(info, rule, trainer, task.near[me], 0)
         self._cursors: dict[tuple[str, NodeId], Mark] = {}
+        self._arrivals, self._missed, self._num_late = Arrivals(), Missed(), 0
         next_seq = 1
         saved = journal.saved(me)
         if saved is not None:
@@ -81,6 +96,7 @@ class LinkNode:
             self._peer.round, self._peer.num_resyncs, next_seq = saved.round, saved.num_resyncs, saved.next_seq
             self._cursors.update(saved.cursors)
             self._peer.newest.update(saved.cursors)
+        self._is_new = saved is None
         self._outbox = Outbox(task.run, me, journal, next_seq, lambda letter: self.post(letter))
         self._held: dict[tuple[NodeId, int], Head] = {}
         """Letters taken, of turns that have not finished."""
@@ -118,6 +134,25 @@ class LinkNode:
         self._begin_turn()
         peer.running = Running(("turn", peer.round), peer.rule.turn(turn), peer.rule.state(), peer.near)
         self._go_on(None, now_ns)
+        self._rejoin(now_ns)
+
+    def _rejoin(self, now_ns: int) -> None:
+        """A node whose journal was lost waits for what it had heard already: it goes on with the turn that the others
+        are in. Raises NodeFailed where its rule would have to remember something."""
+        round = self._peer.awaited_later() if self._is_new else None
+        if round is None:
+            return
+        self._peer.give_up()
+        if self._peer.rule.state():
+            raise NodeFailed(
+                f"{self.me}: the others are in turn {round} and need what this node remembered; its journal is lost, "
+                "so start the run again"
+            )
+        LOG.warning("%s: no journal, but the run is in turn %d: goes on there", self.me, round)
+        self._peer.round = round
+        # Other numbers than those that letters had before the journal was lost.
+        self._outbox.next_seq = max(self._outbox.next_seq, round << _ROUND_BITS)
+        self.begin(now_ns)
 
     def computed(self, answer: object, now_ns: int) -> None:
         """The Trainer's answer."""
@@ -143,8 +178,9 @@ class LinkNode:
         key = (head.sender, head.seq)
         if key in self._held:
             return
+        self._arrivals.came(_name(head), head.sender, now_ns)
         if self._is_past(head):
-            LOG.debug("%s: %s: came after that, dropped", self.me, head)
+            self._drop_if_late(head)
             self.tell(Settled(head.run, head.sender, self.me, (head.seq,)))
             return
         try:
@@ -160,6 +196,7 @@ class LinkNode:
             return
         self._held[key] = head
         self._look(now_ns)
+        self._rejoin(now_ns)
 
     @property
     def unsettled(self) -> Mapping[int, Letter]:
@@ -173,6 +210,12 @@ class LinkNode:
     def flush(self) -> None:
         """Write down which letters are settled; a commit does it anyway."""
         self._outbox.flush()
+
+    def _drop_if_late(self, head: Head) -> None:
+        """Of a turn that is over: an update that it went on without is named and counted, another has been used."""
+        if self._missed.is_late(_name(head), head.sender):
+            LOG.info("%s: %s came too late: dropped", self.me, head)
+            self._num_late += 1
 
     def _decline(self, head: Head, error: TierlineError) -> None:
         LOG.warning("%s declines %s: %s", self.me, head, error)
@@ -196,11 +239,12 @@ class LinkNode:
     def _take_part(self, head: Head, content: Content, now_ns: int) -> None:
         if content.part is None:
             raise BadFrame(f"{head}: holds no part of a sum")
-        key = ((head.step, head.round), head.tag)
+        key = _name(head)
         if head.kind == "total":
             self._totals.setdefault(key, content.part)
         elif self._gather is not None and self._peer.running is not None and key == self._asked():
             self._gather.add(content.part, now_ns)
+            self._arrivals.opened(key, self._gather.e.within_s, self._gather.first_ns, [head.sender])
         else:
             self._parts.setdefault(key, []).append((head, content.part, now_ns))
 
@@ -261,12 +305,17 @@ class LinkNode:
         self._num_bytes += sum(post.num_bytes for post in posts)
         if not wait.expect:
             return {}
-        if e.stream or e.within_s is not None or wait.quorum < len(wait.expect):
+        if is_timed(e):
+            if not e.stream:
+                self._missed.expect((running.step, e.tag), e.expect)
             decided = self._decided(running)
             if decided is not None:
                 wait.expect, wait.quorum = decided, len(decided)
             elif e.within_s is not None:
-                self._deadline_ns = now_ns + round(e.within_s * 1e9)
+                self._deadline_ns = now_ns + (self._arrivals.within_ns(e.tag, e.within_s) or 0)
+                wait.here.update(self._peer.arrived(running, wait))
+                here = self._peer.came_before(running, wait)
+                self._arrivals.opened((running.step, e.tag), e.within_s, now_ns, here)
         running.wait = wait
         return self._wait_over(running)
 
@@ -278,6 +327,7 @@ class LinkNode:
 
     def _end(self, running: Running, wait: Wait) -> Inbox:
         got = self._peer.take(running, wait)
+        self._missed.heard((running.step, wait.tag), got)
         self._note_decision(running, got)
         return got
 
@@ -292,7 +342,7 @@ class LinkNode:
             part = Part(own.integers, own.weight_units, own.fraction_bits, (self.me,), group)
             self._num_messages += 1
             self._num_bytes += own.integers.nbytes + 8
-        place = _place(e, self._peer.info.nodes)
+        place = place_of(e, self._peer.info.nodes)
         if self.me != place:
             if part is not None:
                 self._outbox.send(running.step, "part", e.tag, [(place, Content(part=part), None)])
@@ -303,14 +353,18 @@ class LinkNode:
         if self.me == place:
             if not 1 <= (len(e.group) if e.quorum is None else e.quorum) <= len(e.group):
                 raise RuleError(f"sum {e.tag!r}: a quorum of {e.quorum} out of {len(e.group)} members")
-            self._gather = gather = Gather(e, None, self._task.max_weight)
-            if gather.is_timed:
-                self._gather = gather = Gather(e, self._decided(running), self._task.max_weight)
+            decided = self._decided(running) if is_timed(e) else None
+            self._missed.expect((running.step, e.tag), e.group)
+            self._gather = gather = Gather(
+                e, decided, self._task.max_weight, self._arrivals.within_ns(e.tag, e.within_s)
+            )
             if part is not None:
                 gather.add(part, now_ns)
             for head, early, arrived_ns in self._parts.pop((running.step, e.tag), []):
                 try:
                     gather.add(early, arrived_ns)
+                    self._arrivals.opened((running.step, e.tag), e.within_s, gather.first_ns)
+                    self._arrivals.came((running.step, e.tag), head.sender, arrived_ns)
                 except (BadFrame, ShapeMismatch) as error:
                     self._held.pop((head.sender, head.seq), None)
                     self._decline(head, error)
@@ -327,6 +381,7 @@ class LinkNode:
         running, e = self._peer.running, gather.e
         assert running is not None
         result = gather.result()
+        self._missed.heard((running.step, e.tag), result.members)
         self._note_decision(running, result.members)
         others = sorted(e.to - {self.me})
         if others:
@@ -349,32 +404,47 @@ class LinkNode:
 
     def _commit(self, running: Running) -> None:
         peer = self._peer
+        document = {
+            "losses": self._losses,
+            "num_messages": self._num_messages,
+            "num_bytes": self._num_bytes,
+            "num_late": self._num_late,
+        }
+        is_turn = running.step[0] == "turn"
+        flat = peer.rule.x.flat if self._task.shows_model(self.me, peer.round + is_turn) else None
+        if self._task.reports and is_turn:
+            # Before the commit: the turn that is taken again writes it again, word for word.
+            arrays = {REPORT: np.frombuffer(json.dumps(document).encode(), np.uint8)}
+            content = Content(arrays if flat is None else arrays | {MODEL: flat})
+            self._outbox.send(running.step, "report", REPORT, [(MONITOR, content, None)])
         for tag, sender, mark in running.read:
             self._cursors[tag, sender] = max(mark, self._cursors.get((tag, sender), (-1, -1)))
         peer.finish()
         peer.compute_ns = 0
-        document = {"losses": self._losses, "num_messages": self._num_messages, "num_bytes": self._num_bytes}
-        model = peer.rule.x.flat.tobytes() if self._task.shows_model(self.me, peer.round) else None
+        model = None if flat is None or self._task.reports else flat.tobytes()
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
         self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
         self._outbox.committed()
+        self._is_new = self._is_new and not running.taken  # turns that hear nobody say nothing about where the run is
+        self._num_late = 0
         self._parts = {key: parts for key, parts in self._parts.items() if not peer.is_past(key[0])}
         self._totals = {key: total for key, total in self._totals.items() if not peer.is_past(key[0])}
         done: dict[NodeId, list[int]] = {}
         for key, head in list(self._held.items()):
             if self._is_past(head):
+                self._drop_if_late(head)
                 done.setdefault(head.sender, []).append(head.seq)
                 del self._held[key]
         for sender, seqs in sorted(done.items()):
             self.tell(Settled(self._task.run, sender, self.me, tuple(seqs)))
 
 
+def _name(head: Head) -> tuple[Step, str]:
+    """Of the wait that a letter is for."""
+    return (head.step, head.round), head.tag
+
+
 def _content(message: Message) -> Content:
     arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
     numbers = {name: value for name, value in message.items() if not isinstance(value, np.ndarray)}
     return Content(arrays, numbers)
-
-
-def _place(e: Reduce, nodes: Sequence[NodeId]) -> NodeId:
-    """Where a sum is added up: with the first in the run's order of those who want it."""
-    return next(node for node in nodes if node in e.to)

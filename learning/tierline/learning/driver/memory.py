@@ -8,6 +8,7 @@ and each receiver keeps the first message per (turn, tag, sender).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tierline.core.arrays import Params
@@ -15,16 +16,19 @@ from tierline.core.errors import ConfigError, NodeFailed, TierlineError
 from tierline.core.rng import Key
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job
+from tierline.learning.driver._arrivals import Arrivals
 from tierline.learning.driver._compute import ask, num_steps
 from tierline.learning.driver._near import is_directed, phases, seat
 from tierline.learning.driver._peer import Peer, Running, Step, Wait, WaitForSum, who_waits
-from tierline.learning.driver._step import Post, open_exchange, open_reduce, turn_of
+from tierline.learning.driver._step import Post, is_timed, open_exchange, open_reduce, place_of, turn_of
 from tierline.learning.driver._sums import Sums
 from tierline.learning.driver._time import Pipe, Schedule, to_ns
-from tierline.learning.driver.world import Counts, World
+from tierline.learning.driver.world import Counts, Participants, World
 from tierline.learning.effects import Effect, Effects, Exchange, Reduce, Reduced
 from tierline.learning.errors import Deadlock, RuleError
 from tierline.learning.rule import Rule, State, Topology, Trainer
+
+LOG = logging.getLogger("tierline.learning")
 
 
 class Memory:
@@ -43,19 +47,25 @@ class Memory:
         world: World | None = None,
         run: str = "run",
         watch: Callable[[NodeId, int, object], None] = lambda node, round, answer: None,
+        replay: Participants | None = None,
     ) -> None:
         """Start every rule from `x`. `lr` and `batches` are functions of the round, `job` is what every Turn says about
         local training; `run` seeds the rules' draws. A node without a Trainer cannot compute. `watch` is shown every
-        answer of a Trainer, with its node and round."""
+        answer of a Trainer, with its node and round. With `replay` waits that time decides end with those whom they
+        heard in an earlier run, whatever the world's links say; one that had not ended then does not end now."""
         nodes = tuple(rules)
         self._world = world or World()
         self._run, self._lr, self._batches, self._job, self._watch = run, lr, batches, job or Job(), watch
+        self._replay = replay
         self._limits: Mapping[NodeId, int] | None = None
         self._open: set[NodeId] = set()
         self.counts = Counts()
         self._schedule = Schedule()
+        self._arrivals = {me: Arrivals() for me in nodes}
         self._pipes: dict[tuple[NodeId, NodeId], Pipe] = {}
-        self._sums = Sums(len(nodes), self._schedule, self._pipe, self._deliver_sum)
+        self._sums = Sums(
+            len(nodes), self._schedule, self._pipe, self._deliver_sum, self.counts, is_replay=replay is not None
+        )
         if not 0.0 <= self._world.loss < 1.0:
             raise ConfigError(f"world: loss = {self._world.loss} is not in [0, 1)")
         if trainers.keys() - rules.keys():
@@ -194,11 +204,24 @@ class Memory:
         for post in posts:
             self._post(peer, running.step, e.tag, post)
         running.wait = wait
+        if self._replay is not None and is_timed(e):
+            heard = self._heard(peer.info.me, running, self._replay)
+            wait.expect, wait.quorum = (wait.expect, len(wait.expect) + 1) if heard is None else (heard, len(heard))
         wait.here.update(peer.arrived(running, wait))
         if len(wait.here) >= wait.quorum:
             self._end(peer, running, wait)
-        elif e.within_s is not None:
-            self._schedule.at(self._schedule.now_ns + to_ns(e.within_s), lambda: self._end(peer, running, wait))
+            return
+        now_ns, arrivals = self._schedule.now_ns, self._arrivals[peer.info.me]
+        within_ns = arrivals.within_ns(e.tag, e.within_s)
+        if within_ns is not None and self._replay is None:
+            arrivals.opened((running.step, e.tag), e.within_s, now_ns, peer.came_before(running, wait))
+            self._schedule.at(now_ns + within_ns, lambda: self._end(peer, running, wait))
+
+    @staticmethod
+    def _heard(me: NodeId, running: Running, replay: Participants) -> frozenset[NodeId] | None:
+        """Who took part in the next of a turn's waits that time decides; None: it had not ended."""
+        number, running.num_waits = running.num_waits, running.num_waits + 1
+        return replay.get((me, *running.step, number))
 
     def _post(self, peer: Peer, step: Step, tag: str, post: Post) -> None:
         receiver, num_bytes, mark = post.receiver, post.num_bytes, post.mark
@@ -215,8 +238,11 @@ class Memory:
                 return
 
         def deliver() -> None:
+            self._arrivals[receiver].came((step, tag), me, self._schedule.now_ns)
             kept = there.put(step, tag, me, post.message, mark)
-            self.counts.num_late += kept == "late"
+            if kept == "late":
+                self.counts.num_late += 1
+                LOG.info("%s: its %r of %s %d for %s came too late: dropped", me, tag, *step, receiver)
             running = there.running
             if kept != "new" or running is None or not isinstance(running.wait, Wait):
                 return
@@ -237,7 +263,10 @@ class Memory:
     def _reduce(self, peer: Peer, running: Running, e: Reduce, where: str) -> None:
         me = peer.info.me
         open_reduce(peer, running, e, where)
-        shared, num_bytes = self._sums.join(me, running.step, e, where)
+        decides, decided = self._replay is not None and me == place_of(e, peer.info.nodes), None
+        if self._replay is not None and decides and is_timed(e):
+            decided = self._heard(me, running, self._replay) or frozenset()
+        shared, num_bytes = self._sums.join(me, running.step, e, where, decides=decides, decided=decided)
         if me in e.group:
             self.counts.num_messages += 1
             self.counts.num_bytes += num_bytes

@@ -11,28 +11,40 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from tierline.core.errors import BadFrame, PeerRejected
-from tierline.core.link.attach import Attachment
-from tierline.core.link.letters import Declined, Letter, Note, Present
+from tierline.core.errors import BadFrame, PeerRejected, TierlineError
+from tierline.core.link.attach import Attachment, is_of
+from tierline.core.link.learning_wire import members_of
+from tierline.core.link.letters import Declined, Letter, Note, Present, Settled
 from tierline.core.link.tasks import together
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
 from tierline.learning.driver._compute import ask
 from tierline.learning.driver._relay import HOLD_S, PreAdder
-from tierline.learning.driver.link import LinkNode
+from tierline.learning.driver.link import MONITOR, LinkNode
 
 LOG = logging.getLogger("tierline.learning")
+T = TypeVar("T")
 
 
 class Office:
     """The Desk of a process that learns; all on one event loop, Trainers on one thread of their own."""
 
     def __init__(
-        self, run: str, members: Collection[NodeId], nodes: Iterable[LinkNode], clock: Clock, *, max_letter_bytes: int
+        self,
+        run: str,
+        members: Collection[NodeId],
+        nodes: Iterable[LinkNode],
+        clock: Clock,
+        *,
+        max_letter_bytes: int,
+        speaks_for: Callable[[str, NodeId], bool] = is_of,
+        report: Callable[[Letter], None] | None = None,
     ) -> None:
-        """`members` are all nodes of the run, `nodes` those of this process."""
-        self.max_letter_bytes = max_letter_bytes
+        """`members` are all nodes of the run, `nodes` those of this process. `report` takes letters to the MONITOR,
+        where that is here; it raises BadFrame for one that cannot be used."""
+        self.max_letter_bytes, self.speaks_for, self._report = max_letter_bytes, speaks_for, report
         self._run, self._members, self._clock = run, frozenset(members), clock
         self._nodes = {node.me: node for node in nodes}
         self._wake = {me: asyncio.Event() for me in self._nodes}
@@ -57,6 +69,15 @@ class Office:
                 self._wake[me].clear()
                 await self._wake[me].wait()
             node.flush()
+
+    async def compute(self, call: Callable[[], T]) -> T:
+        """Run something on the Trainers' thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def end(self, reason: TierlineError) -> None:
+        """End all streams: the run is over, or not under way here any more."""
+        for stream in list(self._streams):
+            stream.end(reason)
 
     def close(self) -> None:
         """Wait for the Trainer's thread."""
@@ -128,6 +149,10 @@ class Office:
             LOG.warning("%s: declined: %s", head, what)
             stream.tell(Declined(head.run, head.sender, head.receiver, head.seq, PeerRejected.code, what))
             return
+        if head.kind == "part" and stream.is_child and stream.identity is not None:
+            strangers = set(members_of(letter.content)) - set(stream.present)
+            if strangers:
+                raise BadFrame(f"{head}: a part of {min(strangers)!r}, which is none of the nodes of this stream")
         self._route(letter)
 
     def note(self, stream: Attachment, note: Note) -> None:
@@ -137,6 +162,9 @@ class Office:
 
     def _route(self, letter: Letter) -> None:
         receiver = letter.head.receiver
+        if receiver == MONITOR and self._report is not None:
+            self._take_report(letter, self._report)
+            return
         if receiver in self._nodes:
             self._hand(receiver, lambda node: node.letter(letter, self._clock.now_ns()))
             return
@@ -146,6 +174,16 @@ class Office:
             loop.call_later(HOLD_S, lambda: self._pass_on(self._adder.release(letter.head)))
         else:
             self._pass_on([letter])
+
+    def _take_report(self, letter: Letter, report: Callable[[Letter], None]) -> None:
+        head = letter.head
+        try:
+            report(letter)
+        except TierlineError as error:
+            LOG.warning("%s: declined: %s", head, error)
+            self._give_back(Declined(head.run, head.sender, MONITOR, head.seq, error.code, str(error)))
+            return
+        self._give_back(Settled(head.run, head.sender, MONITOR, (head.seq,)))
 
     def _pass_on(self, letters: Iterable[Letter]) -> None:
         for letter in letters:
@@ -199,7 +237,8 @@ class Office:
     def _presence(self, stream: Attachment) -> Present:
         """Whom the peer of a stream can reach through here."""
         others = {node for s in self._streams if s is not stream for node in s.present}
-        return Present(tuple(sorted((others | set(self._nodes)) - set(stream.present))))
+        here = set(self._nodes) if self._report is None else {*self._nodes, MONITOR}
+        return Present(tuple(sorted((others | here) - set(stream.present))), self._run)
 
     def _announce(self, about: Attachment) -> None:
         for stream in self._streams:

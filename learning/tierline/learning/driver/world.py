@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tierline.core.link.letters import StepKind
 from tierline.core.types import NodeId
 
 ROOT = NodeId("root")
 """Other end of the edges that carry sums: (node, ROOT) up, (ROOT, node) down."""
+
+Participants = Mapping[tuple[NodeId, StepKind, int, int], frozenset[NodeId]]
+"""Who took part: whom each wait that time decided had heard, by node, step, round and number of the wait in its turn.
+What `JournalReader.participants` says of a run over links, `Memory` goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +48,4 @@ class Counts:
     """Of values in messages and sums, without framing; of sums the way up only."""
     num_lost: int = 0
     num_late: int = 0
-    """Messages that came after their receiver had finished the turn."""
+    """Messages that came after their receiver had finished the turn, and parts of sums that had closed."""

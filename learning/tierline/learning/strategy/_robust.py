@@ -23,7 +23,7 @@ from tierline.core.types import NodeId
 from tierline.learning.effects import Effects, Message, tell
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
-from tierline.learning.strategy._rounds import Round, moved
+from tierline.learning.strategy._rounds import Round, WithinOption, moved
 from tierline.learning.strategy._whole import accepted, finite, num_samples, too_few
 
 Rows = npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ class RobustServer(Half):
     bucket: int = 1
     share: float = 1.0
     quorum: int | None = None
-    within_s: float | None = None
+    within_s: WithinOption = None
     max_samples: int | None = None
 
     def __post_init__(self) -> None:

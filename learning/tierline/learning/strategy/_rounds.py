@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tierline.core.arrays import Params
+from tierline.core.catalog import nearest
 from tierline.core.errors import ConfigError, ShapeMismatch
 from tierline.core.types import Array, NodeId
 from tierline.learning.compute import Fitted, Job
@@ -28,14 +30,19 @@ from tierline.learning.effects import (
 )
 from tierline.learning.fixed import WeightedSum, contribution
 from tierline.learning.half import Half
+from tierline.learning.patience import Adaptive, Within
 from tierline.learning.rule import Turn
 from tierline.learning.strategy._whole import accepted, finite, num_samples
+
+WithinOption = float | str | Mapping[str, float] | None
+"""How long a round waits, as experiment files say it."""
 
 
 @dataclass(frozen=True)
 class Round:
     """How the rounds of a strategy run: `share` of the workers take part, drawn alike by the server and every worker,
-    so that nobody needs to be told; the server goes on with `quorum` of them, or `within_s` after the first.
+    so that nobody needs to be told; the server goes on with `quorum` of them, or `within_s` after the first. That may
+    be "adaptive", or a table of what `Adaptive` takes: it then follows from when updates came in earlier rounds.
 
     With `max_samples` every worker's message reaches the server whole, without pre-adding on the way, and one that
     claims more samples, is not finite or of another size is refused with a warning. Raises ConfigError.
@@ -43,14 +50,31 @@ class Round:
 
     share: float = 1.0
     quorum: int | None = None
-    within_s: float | None = None
+    within_s: WithinOption = None
     max_samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_samples is not None and self.max_samples < 1:
             raise ConfigError(f"max_samples = {self.max_samples} must be at least 1")
+        _ = self.deadline
         if not 0.0 < self.share <= 1.0:
             raise ConfigError(f"share = {self.share} must be above 0 and at most 1")
+
+    @property
+    def deadline(self) -> Within:
+        """As effects take it."""
+        within = self.within_s
+        if isinstance(within, Mapping):
+            valid = [field.name for field in fields(Adaptive)]
+            for key in within:
+                if key not in valid:
+                    raise ConfigError(f"within_s: no option {key!r}{nearest(key, valid)}")
+            return Adaptive(**within)
+        if within == "adaptive":
+            return Adaptive()
+        if isinstance(within, str) or (within is not None and not within >= 0.0):
+            raise ConfigError(f'within_s = {within!r}: give seconds, "adaptive", or a table of its options')
+        return within
 
     def workers(self, t: Turn) -> tuple[NodeId, ...]:
         """max(1, round(share K)) of the K workers, at random for this round, in their own order."""
@@ -70,7 +94,7 @@ class Round:
         yield from self._tell(t, x, *extra)
         return (
             yield from collect(
-                "fitted", like or x, self.workers(t), [t.server], quorum=self.quorum, within_s=self.within_s
+                "fitted", like or x, self.workers(t), [t.server], quorum=self.quorum, within_s=self.deadline
             )
         )
 
@@ -86,7 +110,7 @@ class Round:
         num_more = (len(workers) if self.quorum is None else self.quorum) - 1
         if num_more:
             rest = set(workers) - got.keys()
-            got |= yield from exchange("fitted", {}, rest, quorum=num_more, within_s=self.within_s)
+            got |= yield from exchange("fitted", {}, rest, quorum=num_more, within_s=self.deadline)
         return got
 
     def train(self, t: Turn, like: Params, job: Job) -> Effects[tuple[Params, Fitted]]:
@@ -130,7 +154,7 @@ class MeanServer(Half):
         *,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
         max_samples: int | None = None,
     ) -> None:
         self._round = Round(share, quorum, within_s, max_samples)

@@ -18,12 +18,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from tierline.core.arrays import Params
-from tierline.core.errors import ConfigError
+from tierline.core.errors import BadFrame, ConfigError
 from tierline.core.types import NodeId
-from tierline.learning.effects import Effects, Message, exchange, fit, hear, number, params, tell
-from tierline.learning.fixed import contribution
+from tierline.learning.effects import Effects, Inbox, Message, exchange, fit, hear, number, params, tell
+from tierline.learning.fixed import WeightedSum, contribution
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
+from tierline.learning.strategy._whole import accepted, finite, num_samples
 
 
 class Server(Half):
@@ -37,30 +38,41 @@ class Server(Half):
 
     def turn(self, t: Turn) -> Effects[None]:
         checks = yield from exchange("check", {}, t.workers)
-        known: dict[NodeId, Message] = {k: message for k, message in checks.items() if message}
+        heard = [k for k, message in checks.items() if message]
+        known = self._usable(t, {k: checks[k] for k in heard})
         order = t.rng("order").permutation(len(t.workers))
-        rest = [k for k in (t.workers[i] for i in order) if k not in known]
+        rest = [k for k in (t.workers[i] for i in order) if k not in heard]
         asked: list[NodeId] = []
         self.num_violations += len(known)
         mean = self._mean(known)
         while rest and known and (self._is_far(mean) or self.num_violations >= len(t.workers)):
             more, rest = rest[: 2 * len(known)], rest[2 * len(known) :]
             asked += more
-            known |= yield from exchange("model", {k: {"ask": 1} for k in more}, more)
+            heard += more
+            known |= self._usable(t, (yield from exchange("model", {k: {"ask": 1} for k in more}, more)))
             mean = self._mean(known)
+        if not known and not rest:
+            raise BadFrame("dynamic_averaging: all models overflow a sum or are not finite; a smaller lr may help")
         full = bool(known) and not rest
         message: Message = {"x": mean.flat, "full": int(full)}
         yield from tell("model", [k for k in t.workers if k not in asked], {})
-        yield from tell("mean", known, message)
+        yield from tell("mean", heard, message)
         if full:
             self.x, self.num_violations = mean, 0
 
-    def _mean(self, known: Mapping[NodeId, Message]) -> Params:
+    def _usable(self, t: Turn, got: Inbox) -> dict[NodeId, WeightedSum]:
+        """Bad models are refused with a warning; their workers hear the mean all the same."""
+
+        def read(_: NodeId, message: Message) -> WeightedSum:
+            value, num = finite(message, "x", self.x), num_samples(message, None)
+            return contribution(value, weight=num, num_members=len(t.workers), where="model")
+
+        return accepted(t, got, read)
+
+    def _mean(self, known: Mapping[NodeId, WeightedSum]) -> Params:
         if not known:
             return self.x
-        parts = [
-            contribution(params(m, "x", self.x), weight=number(m, "n"), num_members=len(known)) for m in known.values()
-        ]
+        parts = list(known.values())
         total = parts[0]
         for part in parts[1:]:
             total += part
@@ -87,7 +99,7 @@ class Worker(Half):
         fitted = yield from fit(self.x, t.job)
         self.x = fitted.values
         gap = self.x - self.r
-        far = gap.dot(gap) > self._delta
+        far = not gap.dot(gap) <= self._delta  # what is not finite is far, too
         mine: Message = {"x": self.x.flat, "n": fitted.num_samples}
         yield from tell("check", [t.server], mine if far else {})
         answer = yield from hear("model", t.server)

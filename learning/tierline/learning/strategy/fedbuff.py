@@ -6,7 +6,8 @@
 Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022, Algorithm 1; a = 1/2 is what
 its experiments use, as far as we recall.
 Deviations: whoever has delivered gets the next job himself, instead of a worker drawn anew; with `wait = true` he gets
-it only after the server's next step, so that nobody trains twice on one version. Updates count equally.
+it only after the server's next step, so that nobody trains twice on one version. Updates count equally; one that is
+not finite, of another size, or of a version that was not given out is refused with a warning, and does not count.
 Status: checked (K = all, equal speeds and `wait` equal `fedavg` on equal shares of samples; staleness by hand).
 """
 
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tierline.core.errors import ConfigError
+from tierline.core.arrays import Params
+from tierline.core.errors import BadFrame, ConfigError
 from tierline.core.types import NodeId
 from tierline.learning.effects import Effects, Message, exchange, fit, hear, number, params, tell
 from tierline.learning.half import Half
 from tierline.learning.rule import Traits, Turn
 from tierline.learning.strategy._rounds import moved
+from tierline.learning.strategy._whole import accepted, finite
 
 _TRAITS = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False, asynchronous=True)
 
@@ -40,17 +43,29 @@ class Server(Half):
             yield from self._give_out(t.workers, 0)
         total = np.zeros(self.x.flat.shape, np.float64)
         waiting: list[NodeId] = []
-        for place in range(self._size):
+        num_here, refused = 0, set[NodeId]()
+        while num_here < self._size:
             got = yield from exchange("update", {}, t.workers, quorum=1, stream=True)
-            ((worker, message),) = got.items()
-            late = t.round - int(number(message, "version"))
-            total += (1.0 + late) ** -self._a * params(message, "d", self.x).flat.astype(np.float64)
-            waiting.append(worker)
-            if not self._wait and place + 1 < self._size:
+            usable = accepted(t, got, lambda _, message: self._read(t, message))
+            refused = set() if usable else refused | got.keys()
+            if len(refused) == len(t.workers):
+                raise BadFrame("fedbuff: every worker's update was refused; a smaller lr may help")
+            for late, d in usable.values():
+                total += (1.0 + late) ** -self._a * d.flat.astype(np.float64)
+                num_here += 1
+            waiting += got
+            if num_here < self._size and (not self._wait or len(waiting) == len(t.workers)):
                 yield from self._give_out(waiting, t.round)
                 waiting.clear()
         self.x = moved(self.x, self.x.flat + self._lr / self._size * total)
         yield from self._give_out(waiting, t.round + 1)
+
+    def _read(self, t: Turn, message: Message) -> tuple[int, Params]:
+        """How stale an update is, and what it says. Raises BadFrame, ShapeMismatch."""
+        version = number(message, "version")
+        if version not in range(t.round + 1):
+            raise BadFrame(f"version = {version:g} is none that was given out")
+        return t.round - int(version), finite(message, "d", self.x)
 
     def _give_out(self, workers: list[NodeId] | tuple[NodeId, ...], version: int) -> Effects[None]:
         message: Message = {"x": self.x.flat, "version": version}

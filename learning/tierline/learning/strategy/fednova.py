@@ -17,7 +17,7 @@ from tierline.learning.compute import Job
 from tierline.learning.effects import Effects
 from tierline.learning.half import Half
 from tierline.learning.rule import Turn
-from tierline.learning.strategy._rounds import Round, joined, moved, part_of
+from tierline.learning.strategy._rounds import Round, WithinOption, joined, moved, part_of
 
 
 class Server(Half):
@@ -25,7 +25,7 @@ class Server(Half):
 
     kept = ("x",)
 
-    def __init__(self, *, share: float = 1.0, quorum: int | None = None, within_s: float | None = None) -> None:
+    def __init__(self, *, share: float = 1.0, quorum: int | None = None, within_s: WithinOption = None) -> None:
         self._round = Round(share, quorum, within_s)
 
     def turn(self, t: Turn) -> Effects[None]:

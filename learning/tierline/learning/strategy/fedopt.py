@@ -21,7 +21,7 @@ from tierline.core.errors import ConfigError
 from tierline.learning.effects import Effects
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
-from tierline.learning.strategy._rounds import PlainWorker, Round, moved
+from tierline.learning.strategy._rounds import PlainWorker, Round, WithinOption, moved
 
 
 class Server(Half):
@@ -39,7 +39,7 @@ class Server(Half):
         tau: float = 1e-3,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
         max_samples: int | None = None,
     ) -> None:
         if form not in ("adam", "yogi", "adagrad"):

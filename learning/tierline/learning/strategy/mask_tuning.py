@@ -25,7 +25,7 @@ from tierline.learning.effects import Effects, Message, draw, gradient, hear, te
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
 from tierline.learning.strategy._masks import Bools, from_bits, prunable, to_bits
-from tierline.learning.strategy._rounds import Round, moved
+from tierline.learning.strategy._rounds import Round, WithinOption, moved
 from tierline.learning.strategy._whole import accepted, num_samples, too_few
 
 
@@ -41,7 +41,7 @@ class _Masked(Half):
         spread: float = 0.02,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
         max_samples: int | None = None,
     ) -> None:
         if not 0.0 < sparsity < 1.0:

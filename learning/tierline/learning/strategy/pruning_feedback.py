@@ -23,7 +23,7 @@ from tierline.learning.effects import Effects, Message, collect, contribute, gra
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
 from tierline.learning.strategy._masks import from_bits, prunable, to_bits
-from tierline.learning.strategy._rounds import Round, moved
+from tierline.learning.strategy._rounds import Round, WithinOption, moved
 
 
 class Server(Half):
@@ -39,7 +39,7 @@ class Server(Half):
         every: int = 16,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
     ) -> None:
         if not 0.0 <= sparsity < 1.0:
             raise ConfigError(f"pruning_feedback: sparsity = {sparsity} must be at least 0 and below 1")
@@ -66,7 +66,7 @@ class Server(Half):
             workers,
             [t.server],
             quorum=self._round.quorum,
-            within_s=self._round.within_s,
+            within_s=self._round.deadline,
         )
         g = got.mean.flat + np.float32(t.job.weight_decay) * self.dense.flat
         self.velocity = moved(self.x, np.float32(t.job.momentum) * self.velocity.flat + g)

@@ -18,7 +18,7 @@ from tierline.core.errors import ConfigError
 from tierline.learning.effects import Effects, fit, hear, params
 from tierline.learning.half import Half
 from tierline.learning.rule import NodeInfo, Turn
-from tierline.learning.strategy._rounds import Round, joined, moved, part_of
+from tierline.learning.strategy._rounds import Round, WithinOption, joined, moved, part_of
 
 
 class Server(Half):
@@ -32,7 +32,7 @@ class Server(Half):
         server_lr: float = 1.0,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
     ) -> None:
         self._round, self._lr = Round(share, quorum, within_s), server_lr
 

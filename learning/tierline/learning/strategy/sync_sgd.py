@@ -29,7 +29,7 @@ from tierline.learning.effects import Effects, Message, gradient, hear, params, 
 from tierline.learning.half import Half
 from tierline.learning.packing import packed, unpacked
 from tierline.learning.rule import State, Turn
-from tierline.learning.strategy._rounds import Round, moved
+from tierline.learning.strategy._rounds import Round, WithinOption, moved
 from tierline.learning.strategy._whole import MAX_MAGNITUDE, accepted, num_samples, too_few
 
 _PREFIX = "g/"
@@ -48,7 +48,7 @@ class Server(Half):
         options: Mapping[str, object] | None = None,
         share: float = 1.0,
         quorum: int | None = None,
-        within_s: float | None = None,
+        within_s: WithinOption = None,
         max_samples: int | None = None,
     ) -> None:
         self._round = Round(share, quorum, within_s, max_samples)

@@ -31,10 +31,12 @@ METRICS = (
     "train_loss",
     "num_messages",
     "num_bytes",
+    "num_late",
     "virtual_time_s",
 )
 """`test_*` of the server's model, or of the mean of all peers'; `consensus_distance` is the root mean square distance
-of the workers' models from their mean, where they keep one; messages, bytes and time count from the start."""
+of the workers' models from their mean, where they keep one; messages, bytes, updates too late for their round and time
+count from the start."""
 
 SHARED = ("data", "model", "train", "topology", "world")
 """Tables that an arm may change."""
@@ -67,6 +69,8 @@ class Train(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Count | None = None
     """None: all samples of the worker at once."""
     clip_norm: Positive | None = None
+    max_weight: Positive | None = None
+    """Of one worker in a weighted sum, as a rule its samples: over links a part that claims more is refused."""
     optimizer: OptimizerTable = OptimizerTable()
     seeds: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [0]
@@ -104,6 +108,13 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By key of an arm, such as `train.optimizer.lr`; all combinations are tried."""
     rounds: Count | None = None
     """Of a trial; as many as the arm's without it."""
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Read by `--on fleet` only."""
+
+    nodes: list[str] = []
+    """Who holds the workers, which are dealt round; empty: all nodes that can learn, in the hierarchy's order."""
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,6 +159,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     world: WorldTable = WorldTable()
     measure: Measure = Measure()
     search: Search | None = None
+    fleet: Fleet = Fleet()
     expect: list[Expectation] = []
 
 
@@ -164,14 +176,25 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read(path: Path, overrides: list[str]) -> tuple[Experiment, dict[str, Setting]]:
     """The file, and what each arm runs with. Raises ConfigError."""
     loaded = config.load(path, Experiment, overrides=overrides, prefix=PREFIX)
-    experiment = loaded.value
-    _check(experiment, path.name)
+    _check(loaded.value, path.name)
+    return loaded.value, settings_of(loaded.value, path.name)
+
+
+def parse(table: Mapping[str, Any], name: str) -> Experiment:
+    """An experiment that is no file, such as one that was sent. Raises ConfigError; `name` stands for it there."""
+    experiment = config.convert(table, Experiment, name)
+    _check(experiment, name)
+    return experiment
+
+
+def settings_of(experiment: Experiment, name: str) -> dict[str, Setting]:
+    """What each arm runs with. Raises ConfigError."""
     shared = {key: value for key, value in msgspec.to_builtins(experiment).items() if key in SHARED}
     settings = {}
     for index, arm in enumerate(experiment.arm):
         changes = {key: value for key, value in msgspec.to_builtins(arm).items() if key in SHARED}
-        settings[arm.id] = config.convert(_merge(shared, changes), Setting, f"{path.name}: arm[{index}]")
-    return experiment, settings
+        settings[arm.id] = config.convert(_merge(shared, changes), Setting, f"{name}: arm[{index}]")
+    return settings
 
 
 def located(table: Table, base: Path) -> Table:

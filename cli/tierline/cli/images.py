@@ -1,0 +1,37 @@
+"""Files that a tuning reads beside the Profile: samples with their truths, and answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tierline.core.errors import DataError
+from tierline.core.types import Array
+
+
+def images_of(path: Path) -> tuple[Array, Array]:
+    """`images` (uint8) and `labels` of an .npz file. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: needs the arrays images and labels ({error})") from None
+    if images.dtype != np.uint8 or len(images) != len(labels) or not len(images):
+        raise DataError(f"{path}: {images.dtype}{list(images.shape)} images and {len(labels)} labels do not fit")
+    return images, labels.astype(np.int64)
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    """Answers that a sink `jsonl:` wrote, those with a ledger. Raises DataError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no answers ({error})") from None
+    found = [record for record in records if isinstance(record, dict) and record.get("hops")]
+    if not found:
+        raise DataError(f"{path}: none of {len(records)} lines is an answer with a ledger")
+    return found

@@ -1,0 +1,66 @@
+"""From a Choice to what runs: the Bundle with its levels, and the Plan for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tierline.cloud.tuner.choice import Choice
+from tierline.cloud.tuner.ladder import END, Ladder
+from tierline.core.bundle import Bundle, Manifest, write_bundle
+from tierline.core.candidates import candidates_of
+from tierline.core.flow.knobs import check_codec
+from tierline.core.flow.negotiate import uplink_levels
+from tierline.core.plan import Hierarchy, Join, Plan, make_plan
+
+if TYPE_CHECKING:
+    from tierline.models.exits.derive import Stage
+
+
+def write_choice(bundle: Bundle, choice: Choice, out: Path) -> Bundle:
+    """Write the Bundle of a choice into `out`; its calibration has the choice's thresholds, so that whoever runs it
+    without a Plan of its own runs the choice. Raises BundleError, PlanError."""
+    from tierline.models.exits.derive import derive  # reads networks, which nothing else of a tuner does
+
+    made = derive(bundle, levels_of(bundle.manifest, choice), out, version=bundle.manifest.version)
+    assert made.manifest.calibration is not None
+    thresholds = {name: choice.exits[name] for name in made.manifest.exits()[:-1]}
+    calibration = msgspec.structs.replace(made.manifest.calibration, thresholds=thresholds, chosen_by="tierline tune")
+    manifest = msgspec.structs.replace(made.manifest, calibration=calibration)
+    return write_bundle(out, manifest, {file: made.read(file) for file in made.manifest.files})
+
+
+def levels_of(manifest: Manifest, choice: Choice) -> list[Stage]:
+    """The levels of a choice: a tier's last one ends at its cut and has the codec of its link."""
+    from tierline.models.exits.derive import Stage
+
+    stages = Ladder.of(candidates_of(manifest)).stages(choice.cuts, list(choice.exits))
+    found = []
+    for index, stage in enumerate(stages):
+        climbs = index + 1 < len(stages) and stages[index + 1].tier is not stage.tier
+        codec = choice.codecs[stage.tier] if climbs else "raw"
+        found.append(Stage(stage.last, stage.tier, is_exit=stage.exit not in ("", END), codec=codec))
+    return found
+
+
+def plan_of(
+    bundle: Bundle, choice: Choice, hierarchy: Hierarchy, *, join: Join | None = None, version: int = 1
+) -> Plan:
+    """The Plan of a choice for its own Bundle, as `write_choice` made it. Raises PlanError, UnknownCodec."""
+    plan = make_plan(
+        hierarchy,
+        bundle.manifest,
+        bundle.digest,
+        version=version,
+        thresholds=choice.exits,
+        join=join,
+        mode=choice.mode,
+        max_batch=choice.max_batch,
+    )
+    used = sorted({index for sent in uplink_levels(plan).values() for index in sent})
+    codecs = list(plan.codecs)
+    for index in used:
+        codecs[index] = check_codec(codecs[index], bundle.manifest, index)
+    return msgspec.structs.replace(plan, codecs=codecs)

@@ -1,0 +1,132 @@
+"""The choices of structure in a space: cuts, exits and engines, with the codecs that each link can have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tierline.cloud.tuner.effects import Effects
+from tierline.cloud.tuner.ladder import Ladder, Stage, placed
+from tierline.cloud.tuner.measured import Measured, Run, Setting
+from tierline.cloud.tuner.space import Space
+from tierline.core.plan import ORDER, HierarchyNode
+from tierline.core.types import Tier
+
+EXACT = "float32"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cuts, exits and engines; what is left is codecs and thresholds."""
+
+    cuts: Mapping[Tier, str]
+    exits: tuple[str, ...]
+    engines: Mapping[str, Setting]
+    runs: tuple[Run, ...]
+    links: tuple[tuple[Tier, str], ...]
+    """(tier below, cut) of every codec to choose."""
+    tokens: tuple[tuple[str, ...], ...]
+    """Codecs by link."""
+
+    @property
+    def num_codecs(self) -> int:
+        return int(np.prod([len(tokens) for tokens in self.tokens], dtype=np.int64))
+
+
+class Blocks:
+    """Goes through spaces; `left_out` tells what could not be used, and why."""
+
+    def __init__(
+        self, ladder: Ladder, measured: Measured, effects: Effects, hosts: Sequence[tuple[HierarchyNode, ...]]
+    ) -> None:
+        self._ladder, self._measured, self._effects, self._hosts = ladder, measured, effects, hosts
+        self.left_out: set[str] = set()
+
+    def of(self, space: Space) -> Iterator[Block]:
+        for cuts, exits in itertools.product(space.cuts, space.exits):
+            if not space.admits(cuts, exits):
+                continue
+            stages = self._ladder.stages(cuts, exits)
+            links = self._links(cuts)
+            tokens = tuple(tuple(self._tokens(tier, cut, space)) for tier, cut in links)
+            if not all(tokens):
+                continue
+            for engines in self._engines(stages):
+                runs = [self._measured.run(host, stages, engines) for host in self._hosts]
+                known = tuple(run for run in runs if run is not None)
+                if len(known) == len(runs):
+                    yield Block(cuts, exits, engines, known, links, tokens)
+                else:
+                    self.left_out.add(f"{_ends(cuts)}: a section, head or link on its way was not measured")
+
+    def _links(self, cuts: Mapping[Tier, str]) -> tuple[tuple[Tier, str], ...]:
+        """One codec per cut that is crossed: a tier that runs nothing passes on what it gets as it gets it."""
+        found: dict[str, Tier] = {}
+        for tier, cut in cuts.items():
+            if cut != self._ladder.cuts[-1]:
+                found.setdefault(cut, tier)
+        return tuple((tier, cut) for cut, tier in found.items())
+
+    def _tokens(self, tier: Tier, cut: str, space: Space) -> list[str]:
+        """Codecs that every node concerned has measured at a cut, and whose effect is known."""
+        nodes = [node.id for host in self._hosts for node in host if ORDER[node.tier] >= ORDER[tier]]
+        found = []
+        for token in self._measured.tokens(list(dict.fromkeys(nodes)), cut):
+            if not space.allows(cut, token):
+                continue
+            if self._effects.knows(cut, token):
+                found.append(token)
+            else:
+                self.left_out.add(f"codec {token} at {cut}: what it does to the answers was not measured")
+        if not found:
+            self.left_out.add(f"cut {cut}: no codec was measured on all nodes from the {tier.value} up")
+        return found
+
+    def _engines(self, stages: Sequence[Stage]) -> Iterator[dict[str, Setting]]:
+        """Engines of the nodes that run something: each that is not slower than another of its precision in all of the
+        node's stages."""
+        mine: dict[str, dict[Stage, None]] = {}
+        for host in self._hosts:
+            for stage, at in zip(stages, placed(stages, host), strict=True):
+                mine.setdefault(host[at].id, {})[stage] = None
+        options = [self._options(node, list(own)) for node, own in mine.items()]
+        for combination in itertools.product(*options):
+            yield dict(zip(mine, combination, strict=True))
+
+    def _options(self, node: str, stages: Sequence[Stage]) -> list[Setting]:
+        times: dict[Setting, tuple[float, ...]] = {}
+        for setting in self._measured.settings(node):
+            if setting[1] != EXACT and setting[1] not in self._effects.precision_loss:
+                self.left_out.add(f"precision {setting[1]} on {node}: what it does to the answers was not measured")
+                continue
+            found = [self._measured.stage(node, stage, setting) for stage in stages]
+            known = [x for x in found if x is not None]
+            if len(known) == len(found):
+                times[setting] = tuple(ms for x in known for ms in x[2].values())
+        return [setting for setting in times if not _is_slower(setting, times)] or [("", EXACT)]
+
+
+def crossed(cuts: Mapping[Tier, str], node: HierarchyNode) -> tuple[Tier, str]:
+    """(tier that chooses the codec, cut) of what a node sends up."""
+    cut = next(cut for tier, cut in reversed(list(cuts.items())) if ORDER[tier] <= ORDER[node.tier])
+    return next(tier for tier, end in cuts.items() if end == cut), cut
+
+
+def _is_slower(setting: Setting, times: Mapping[Setting, tuple[float, ...]]) -> bool:
+    """Whether another setting of the same precision is as fast everywhere and faster, or earlier, somewhere."""
+    mine, order = times[setting], list(times)
+    for other, theirs in times.items():
+        if other == setting or other[1] != setting[1] or len(theirs) != len(mine):
+            continue
+        if all(a <= b for a, b in zip(theirs, mine, strict=True)) and (
+            theirs != mine or order.index(other) < order.index(setting)
+        ):
+            return True
+    return False
+
+
+def _ends(cuts: Mapping[Tier, str]) -> str:
+    return " ".join(f"{tier.value}..{cut}" for tier, cut in cuts.items())

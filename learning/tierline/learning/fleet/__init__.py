@@ -1,0 +1,1 @@
+"""Learning on a running fleet: jobs, and what each process does for them."""
