@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tierline.cli.experiment import command
+from tierline.cli.experiment import command, simulate
 from tierline.cli.experiment.judge import check_claims, judge, summary
 from tierline.cli.experiment.record import Record
 from tierline.cli.experiment.scene import check
@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(
     arm: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(file, tmp_path / "whole", "--arm", arm) == 0
-    monkeypatch.setattr(command, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(simulate, "_SAVE_EVERY_S", -1.0)
     note = Record.note
 
     def killed(self: Record, row: tuple[int, str, float]) -> None:
@@ -291,7 +291,7 @@ BAD = [
     ),
     (
         "[measure]",
-        '[search]\nseed = 7\nvalues = { "train.optimizer.rl" = [0.1] }\n[measure]',
+        '[search]\nseed = 7\nvalues = { "train.optimizer.lrr" = [0.1] }\n[measure]',
         'no such key; nearest is "lr"',
     ),
     (
