@@ -45,6 +45,9 @@ class Desk:
     def admit(self, hello: Hello) -> Welcome:
         return Welcome("p", 5, b"{}", "", "", b"", "")
 
+    def jobs(self) -> bytes:
+        return b""
+
     def orders(self, child: str) -> list[bytes]:
         waiting, self.waiting = self.waiting, []
         return waiting
@@ -154,6 +157,7 @@ def test_samples_that_fill_the_link_save_the_probe_upwards(name: str) -> None:
         async with pair(NAMED[name]) as two:
             for seq in range(3000):
                 while seq - two.desk.num_bodies > 40:  # noqa: ASYNC110
+                    assert two.link.is_up, "samples were lost"
                     await asyncio.sleep(0.001)
                 two.link.post(Features(0, "v", (SampleId(NodeId("a"), 1, seq),), feature))
                 if two.link.sent_bps()[0]:
