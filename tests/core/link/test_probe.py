@@ -156,7 +156,7 @@ def test_samples_that_fill_the_link_save_the_probe_upwards(name: str) -> None:
     async def run() -> None:
         async with pair(NAMED[name]) as two:
             for seq in range(3000):
-                while seq - two.desk.num_bodies > 40:  # noqa: ASYNC110
+                while seq - two.desk.num_bodies > 40:
                     assert two.link.is_up, "samples were lost"
                     await asyncio.sleep(0.001)
                 two.link.post(Features(0, "v", (SampleId(NodeId("a"), 1, seq),), feature))
