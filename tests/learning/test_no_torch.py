@@ -7,7 +7,8 @@ CODE = """
 import importlib, pkgutil, sys
 import tierline.learning as root
 from tierline.core import catalog
-over_links = {f"tierline.learning.driver.{name}" for name in ("link", "office", "_outbox", "_relay")}
+links = ("driver.link", "driver.office", "driver._outbox", "driver._relay", "fleet.learner", "fleet.seat")
+over_links = {f"tierline.learning.{name}" for name in links}
 names = {module.name for module in pkgutil.walk_packages(root.__path__, "tierline.learning.")}
 for name in sorted(names - over_links):
     importlib.import_module(name)

@@ -106,7 +106,7 @@ def _check_options(room: str, name: str, options: Mapping[str, Any], valid: list
 
 def nearest(word: str, valid: list[str] | tuple[str, ...]) -> str:
     """`; nearest is "x"`, or the whole list where nothing is near."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.55)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.52)
     if close:
         return f'; nearest is "{close[0]}"'
     return f"; valid: {', '.join(valid)}" if valid else ""
