@@ -7,8 +7,9 @@ CODE = """
 import importlib, pkgutil, sys
 import tierline.learning as root
 from tierline.core import catalog
-links = ("driver.link", "driver.office", "driver._outbox", "driver._relay", "fleet.learner", "fleet.seat")
-over_links = {f"tierline.learning.{name}" for name in links}
+links = {"link", "office", "_outbox", "_relay"}
+hosts = {"experiment.measure", "experiment.scene", "fleet.learner", "fleet.seat"}
+over_links = {f"tierline.learning.driver.{name}" for name in links} | {f"tierline.learning.{name}" for name in hosts}
 names = {module.name for module in pkgutil.walk_packages(root.__path__, "tierline.learning.")}
 for name in sorted(names - over_links):
     importlib.import_module(name)
