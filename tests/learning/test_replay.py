@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids
-from tierline.learning.compute import Job
+from tierline.learning.compute import Fitted, Job
 from tierline.learning.driver.journal import JournalReader
 from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, Participants, World
@@ -29,12 +30,36 @@ X = Params.from_arrays({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.fl
 WORKERS = worker_ids(4)
 
 
-def run_of(rules: Any, folder: Path) -> Linked:
+class Late(Quadratic):
+    """Fits only once the journal of the first office says who took part in some turn: without this one, then."""
+
+    journal: Path
+
+    def fit(self, start: Params, job: Job) -> Fitted:
+        deadline = time.monotonic() + 20
+        while not participants(self.journal):
+            assert time.monotonic() < deadline, "no turn has ended"
+            time.sleep(0.002)
+        return super().fit(start, job)
+
+
+def participants(journal: Path) -> Participants:
+    reader = JournalReader(journal)
+    try:
+        return reader.participants()
+    finally:
+        reader.close()
+
+
+def run_of(rules: Any, folder: Path, last: type[Quadratic] = Quadratic) -> Linked:
     draw = np.random.default_rng(7)
     trainers = {
-        me: Quadratic(draw.uniform(0.5, 1.5, 10), draw.normal(size=10), num_samples=i + 1, noise=0.1)
-        for i, me in enumerate(WORKERS)
+        me: kind(draw.uniform(0.5, 1.5, 10), draw.normal(size=10), num_samples=i + 1, noise=0.1)
+        for i, (me, kind) in enumerate(zip(WORKERS, [Quadratic, Quadratic, Quadratic, last], strict=True))
     }
+    for trainer in trainers.values():
+        if isinstance(trainer, Late):
+            trainer.journal = folder / "0.sqlite"
     groups = [[SERVER], list(WORKERS[:2]), list(WORKERS[2:])]
     star = catalog.make("topology", "star")
     return Linked(rules, trainers, star, X, folder, groups, job=Job(num_steps=2))
@@ -54,9 +79,7 @@ def replayed(
 def heard_in(run: Linked) -> Participants:
     found: dict[Any, frozenset[NodeId]] = {}
     for index in range(len(run.groups)):
-        reader = JournalReader(run.folder / f"{index}.sqlite")
-        found |= reader.participants()
-        reader.close()
+        found |= participants(run.folder / f"{index}.sqlite")
     return found
 
 
@@ -76,7 +99,7 @@ RULES = [
 
 @pytest.mark.parametrize(("name", "options"), RULES)
 def test_who_took_part_gives_the_same_states_again(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    run = run_of(lambda: federation(name, 4, options), tmp_path)
+    run = run_of(lambda: federation(name, 4, options), tmp_path, last=Late)
     asyncio.run(asyncio.wait_for(run.run(6), 30))
     heard = heard_in(run)
     assert len(heard) >= 6 and any(len(members) < 4 for members in heard.values())
