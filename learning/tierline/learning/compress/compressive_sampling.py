@@ -26,7 +26,7 @@ import numpy as np
 from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import Array
-from tierline.kernels.numpy import hadamard
+from tierline.kernels import hadamard
 from tierline.learning.compress._blocks import Block, blocks
 from tierline.learning.compress._message import (
     Stateless,

@@ -26,7 +26,7 @@ from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError
 from tierline.core.rng import Key
 from tierline.core.types import Array, NodeId
-from tierline.kernels.numpy import hadamard
+from tierline.kernels import hadamard
 from tierline.learning.effects import Effects, Reduce, Reduced
 from tierline.learning.fixed import FRACTION_BITS
 from tierline.learning.rule import State, Turn
