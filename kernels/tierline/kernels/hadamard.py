@@ -10,7 +10,7 @@ from tierline.kernels.numpy.hadamard import Floats, padded
 
 __all__ = ["padded", "transform"]
 
-_compiled = binder(tl_hadamard="pnn")
+_compiled = binder(tl_hadamard="pnn:i")
 
 
 def transform(x_BN: Floats) -> Floats:

@@ -42,12 +42,13 @@ TL_INLINE void tl_hadamard_part(float *x, tl_i64 num_values, tl_i64 row) {
     if (half == 1) tl_hadamard_twos(x, num_values);
 }
 
-// In place; rows of a power of two of values.
-TL_ENTRY(tl_hadamard)(float *x, tl_i64 num_rows, tl_i64 num_values) {
+// In place; rows of a power of two of values. Nothing can be wrong with them: returns 0.
+TL_CPU_ENTRY(tl_hadamard)(float *x, tl_i64 num_rows, tl_i64 num_values) {
     tl_i64 row = num_values, total = num_rows * num_values;
     for (; row > TL_HADAMARD_PART; row /= 4) tl_hadamard_two(x, total, row / 2);
     tl_i64 part = row > TL_HADAMARD_PART / 4 ? row : TL_HADAMARD_PART / 4 / row * row;
     for (tl_i64 first = 0; first < total; first += part)
         tl_hadamard_part(x + first, total - first < part ? total - first : part, row);
+    return 0;
 }
 #endif
