@@ -24,7 +24,7 @@ from tierline.core.clock import MonotonicClock
 from tierline.core.errors import TierlineError
 from tierline.core.link.attach import keep_attached, learning_handler
 from tierline.core.link.fleet import CHANNEL_OPTIONS
-from tierline.core.link.listen import why_not
+from tierline.core.link.listen import explain_bind_failure
 from tierline.core.link.tasks import end
 from tierline.core.types import NodeId
 from tierline.learning.driver.journal import Journal
@@ -83,7 +83,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
             try:
                 server.add_insecure_port(spec.listen)
             except RuntimeError as error:
-                raise why_not(spec.listen) from error
+                raise explain_bind_failure(spec.listen) from error
             await server.start()
             stack.push_async_callback(server.stop, None)
         else:
