@@ -75,7 +75,7 @@ def bytes_table(bytes_per_sample: Mapping[str, Any]) -> Table:
 
 
 def accuracy_table(report: Report) -> Table:
-    """Accuracy of every exit, from the sensor up: over all samples, and over those that left there where it is known."""
+    """Accuracy of every exit, from the sensor up: over all samples, and over those that left there."""
     accuracy, answered = report["accuracy"], report.get("accuracy_by_exit", {})
     rows: dict[str, Any] = {}
     for name, value in accuracy.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -19,18 +18,8 @@ from tierline.core.flow.upward import Upward
 from tierline.core.plan import Plan
 from tierline.core.types import Array, Arrays
 
-
-class Settle(Protocol):
-    """Decides an exit for a batch; `unsure` takes those that do not leave."""
-
-    def __call__(
-        self,
-        batch: list[Journey],
-        level: int,
-        outputs: Arrays,
-        started_ns: int,
-        unsure: Callable[[list[Journey]], None],
-    ) -> None: ...
+Settle = Callable[[list[Journey], int, Arrays, int, Callable[[list[Journey]], None]], None]
+"""`settle(batch, level, outputs, started_ns, unsure)` decides an exit; `unsure` takes those that do not leave."""
 
 
 class Climb:
