@@ -13,7 +13,8 @@ from tierline.core.bundle import MANIFEST, Bundle
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
 from tierline.core.link.fleet import CHANNEL_OPTIONS, CHUNK_BYTES, PlanChange, ProfileStep, ProfileWish
 from tierline.core.link.status import from_rpc
-from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
+from tierline.core.link.tls import TlsFiles, channel_credentials, split_address
+from tierline.core.link.tls_failure import explain_failure
 from tierline.core.profile import Profile, parse_profile
 from tierline.core.types import Payload
 from tierline.core.wire import tensor_to_wire

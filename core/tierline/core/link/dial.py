@@ -30,7 +30,8 @@ from tierline.core.link.fleet import (
 from tierline.core.link.link import Link
 from tierline.core.link.status import from_rpc
 from tierline.core.link.tasks import end
-from tierline.core.link.tls import TlsFiles, explain_failure
+from tierline.core.link.tls import TlsFiles
+from tierline.core.link.tls_failure import explain_failure
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
 LOG = logging.getLogger("tierline.link")

@@ -12,7 +12,8 @@ import grpc.aio
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.status import abort, from_rpc
-from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
+from tierline.core.link.tls import TlsFiles, channel_credentials, split_address
+from tierline.core.link.tls_failure import explain_failure
 from tierline.v1 import learning_pb2 as pb
 from tierline.v1 import learning_pb2_grpc
 
