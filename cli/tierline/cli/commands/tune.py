@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit, write
 from tierline.core.errors import UsageError
 
@@ -47,9 +48,7 @@ def tune(
     max_age_h: Annotated[float, typer.Option("--max-age", min=0, help="Hours after which a Profile is stale.")] = 24.0,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also what other methods would choose.")] = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the Pareto front (.svg).")] = None,
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-    ] = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -106,12 +105,12 @@ def _read(path: Path) -> Profile:
 
 def _measure(address: str, codecs: tuple[str, ...], state_dir: Path | None) -> Profile:
     from tierline.core.link.ask import ask_profile
-    from tierline.core.link.fleet import ProfileWish
-    from tierline.core.link.tls import TlsFiles
+    from tierline.core.link.fleet import ProfileStep, ProfileWish
 
-    tls = TlsFiles.of_state(state_dir) if state_dir else None
-    wish = ProfileWish(codecs=codecs)
-    return asyncio.run(ask_profile(address, wish, tls, said=lambda step: _say(f"{step.node or 'root'}: {step.state}")))
+    def said(step: ProfileStep) -> None:
+        _say(f"{step.node or 'root'}: {step.state}")
+
+    return asyncio.run(ask_profile(address, ProfileWish(codecs=codecs), identity(state_dir), said=said))
 
 
 def _effects(bundle: Any, measured: Profile, codec: list[str] | None, samples: Path | None) -> Any:
