@@ -186,9 +186,7 @@ def test_silent_server_is_given_up(fleet: Path) -> None:
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
         async with server:
             address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            return await explain_failure(
-                address, (fleet / "ours" / "ca.pem").read_bytes(), None, timeout_s=0.2
-            )
+            return await explain_failure(address, (fleet / "ours" / "ca.pem").read_bytes(), None, timeout_s=0.2)
 
     assert "timed out" in str(asyncio.run(scenario()))
 

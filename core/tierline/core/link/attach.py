@@ -14,8 +14,9 @@ import grpc
 import grpc.aio
 
 from tierline.core import errors
-from tierline.core.link.dial import Backoff, grpc_error_of
-from tierline.core.link.fleet import CHANNEL_OPTIONS, HEARTBEAT_S
+from tierline.core.link.channel import open_channel, reader, why_ended, writer
+from tierline.core.link.dial import Backoff
+from tierline.core.link.fleet import HEARTBEAT_S
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
 from tierline.core.link.pace import Pacer
@@ -193,12 +194,7 @@ def learning_handler(
     identify = check or (lambda context: peer_node_id(context.auth_context()))
 
     async def attach(_requests: AsyncIterator[bytes], context: Context) -> None:
-        async def read() -> bytes | None:
-            raw = await context.read()
-            if raw is grpc.aio.EOF:
-                return None
-            return bytes(raw)
-
+        read = reader(context)
         try:
             identity = identify(context)
             first = await read()
@@ -245,13 +241,9 @@ async def keep_attached(
     backoff, attempt = backoff or Backoff(), 0
     while True:
         stream = Attachment(desk, clock, is_child=False)
-        channel = (  # a new one each time: an old one waits as long as it likes before it dials again
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        )
         try:
-            async with channel:
+            # A new channel each time: an old one waits as long as it likes before it dials again.
+            async with open_channel(address, credentials) as channel:
                 await attach(channel, address, stream)
         except (errors.LinkUnavailable, errors.LinkTimeout) as error:
             LOG.info("%s; trying again", error)
@@ -262,18 +254,9 @@ async def keep_attached(
 async def attach(channel: grpc.aio.Channel, address: str, stream: Attachment) -> None:
     """One stream over a channel that is there already. Raises a TierlineError that says why it ended."""
     call: Any = channel.stream_stream(ATTACH)()
-
-    async def read() -> bytes | None:
-        raw = await call.read()
-        return None if raw is grpc.aio.EOF else raw
-
-    async def write(raw: bytes) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # the stream has ended, then: the reader learns why
-            await call.write(raw)
-
     try:
-        await stream.serve(read, write)
-        raise grpc_error_of(await call.code(), await call.details(), address)
+        await stream.serve(reader(call), writer(call))
+        raise why_ended(await call.code(), await call.details(), address)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error, address) from error
     finally:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
-from tierline.core.link.fleet import CHANNEL_OPTIONS
+from tierline.core.link.channel import open_channel
 from tierline.core.link.status import abort, from_rpc
 from tierline.core.link.tls import TlsFiles, channel_credentials, split_address
 from tierline.core.link.tls_failure import explain_failure
@@ -101,11 +101,7 @@ class JobAsker:
         self._address, self._tls, self._timeout_s = address, tls, timeout_s
 
     async def __aenter__(self) -> JobAsker:
-        self._channel = (
-            grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-            if self._tls is None
-            else grpc.aio.secure_channel(self._address, channel_credentials(self._tls), options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_channel(self._address, channel_credentials(self._tls) if self._tls is not None else None)
         self._stub: Any = learning_pb2_grpc.LearningStub(self._channel)
         return self
 

@@ -7,13 +7,14 @@ import contextlib
 import errno
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from tierline.core import errors
+from tierline.core.link.channel import reader
 from tierline.core.link.fleet import (
     CHANNEL_OPTIONS,
     Hello,
@@ -115,7 +116,7 @@ class Listener:
             await context.write(link.opening())
             link.opened(first)
             self._desk.child_up(link)
-            await link.serve(_reader(context), context.write)
+            await link.serve(reader(context), context.write)
         except errors.TierlineError as error:
             await abort(context, error)
         except asyncio.CancelledError:
@@ -225,11 +226,3 @@ def explain_bind_failure(address: str) -> errors.TierlineError:
     except ValueError:
         return errors.ConfigError(f"listen = {address!r}: expected HOST:PORT")
     return errors.PortInUse(f"listen = {address!r}: another process uses this port; choose another one, or stop it")
-
-
-def _reader(context: Context) -> Callable[[], Any]:
-    async def read() -> bytes | None:
-        raw = await context.read()
-        return None if raw is grpc.aio.EOF else raw
-
-    return read
