@@ -19,7 +19,8 @@ from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import NodeFailed
 from tierline.core.link.attach import ATTACH
-from tierline.core.link.learning_wire import content_to_bytes, parcel_from_wire, parcel_to_wire
+from tierline.core.link.content_wire import content_to_bytes
+from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Content, Declined, Head, LetterKind, Part, Piece, Present, Settled
 from tierline.core.types import NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids

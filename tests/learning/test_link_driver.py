@@ -15,7 +15,7 @@ from tests.support.quadratics import Quadratic
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
-from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.cast import federation, peers

@@ -13,7 +13,7 @@ from tests.support.quadratics import Quadratic
 from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed
-from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note, Part, Settled
 from tierline.core.types import Array, NodeId
 from tierline.learning.cast import federation, peers

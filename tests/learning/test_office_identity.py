@@ -10,7 +10,8 @@ import pytest
 from tierline.core.clock import ManualClock
 from tierline.core.errors import BadFrame, LinkUnavailable, SecurityError
 from tierline.core.link.attach import Attachment
-from tierline.core.link.learning_wire import content_to_bytes, parcel_to_wire
+from tierline.core.link.content_wire import content_to_bytes
+from tierline.core.link.learning_wire import parcel_to_wire
 from tierline.core.link.letters import Content, Head, Letter, Part, Present
 from tierline.core.types import NodeId
 from tierline.learning.driver.link import MONITOR

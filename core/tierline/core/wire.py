@@ -29,29 +29,46 @@ FRAME_OVERHEAD_BYTES = 14
 """gRPC's message prefix (5) and one HTTP/2 DATA frame header (9), which no message counts itself."""
 
 
-def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor, *, with_data: bool = True) -> None:
-    """`with_data=False`: all but `data`, for who appends that."""
+def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor) -> None:
     into.codec = payload.codec
     into.dtype = payload.dtype
     into.shape.extend(payload.shape)
-    if with_data:
-        into.data = payload.data
-    into.crc32 = zlib.crc32(payload.data)
+    into.data = payload.data
+    into.crc32 = sum_of(payload.data)
     if payload.params:
         into.params.update(payload.params)
 
 
 def tensor_from_wire(tensor: tensor_pb2.Tensor, num_rows: int | None = None) -> Payload:
     """Check header and checksum. With `num_rows`, axis 0 must hold exactly that many."""
+    shape = shape_from_wire(tensor)
+    if num_rows is not None and (not shape or shape[0] != num_rows):
+        raise BadFrame(f"tensor of shape {list(shape)} for {num_rows} rows")
+    return payload_from_wire(tensor, shape, tensor.data)
+
+
+def payload_from_wire(tensor: tensor_pb2.Tensor, shape: tuple[int, ...], data: bytes) -> Payload:
+    """`data` may have been taken out of the message."""
+    check_sum(tensor, data)
+    return Payload(tensor.codec, tensor.dtype, shape, data, dict(tensor.params) if tensor.params else {})
+
+
+def shape_from_wire(tensor: tensor_pb2.Tensor) -> tuple[int, ...]:
     shape = tuple(tensor.shape[:])
     if len(shape) > MAX_RANK:
         raise BadFrame(f"tensor of rank {len(shape)}, at most {MAX_RANK}")
-    if num_rows is not None and (not shape or shape[0] != num_rows):
-        raise BadFrame(f"tensor of shape {list(shape)} for {num_rows} rows")
-    data = tensor.data
-    if zlib.crc32(data) != tensor.crc32:
+    return shape
+
+
+def check_sum(tensor: tensor_pb2.Tensor, data: bytes | memoryview) -> None:
+    """`data` may lie elsewhere than in the message. Raises CorruptPayload."""
+    if sum_of(data) != tensor.crc32:
         raise CorruptPayload(f"{tensor.codec or 'tensor'} payload of {len(data)} bytes: checksum differs")
-    return Payload(tensor.codec, tensor.dtype, shape, data, dict(tensor.params) if tensor.params else {})
+
+
+def sum_of(data: bytes | memoryview) -> int:
+    """CRC-32 as zlib has it."""
+    return zlib.crc32(data)
 
 
 def ids_to_wire(ids: Sequence[SampleId], into: pb.SampleIds) -> None:

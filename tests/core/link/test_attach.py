@@ -13,7 +13,8 @@ import pytest
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
 from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
-from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes, parcel_from_wire, parcel_to_wire
+from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
     Declined,

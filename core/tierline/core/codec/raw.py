@@ -20,6 +20,26 @@ _BY_DTYPE = {np.dtype(name): name for name in _NAMES}
 _ON_WIRE = {name: np.dtype(name).newbyteorder("<") for name in _NAMES}
 
 
+def as_on_wire(x_B: Array) -> tuple[str, Array]:
+    """Name of the dtype, and the values as bytes have them; not copied where memory has them so. Raises ShapeMismatch
+    for what `raw` does not carry."""
+    name = _BY_DTYPE.get(x_B.dtype)
+    if name is None or x_B.ndim == 0:
+        raise ShapeMismatch(
+            f"raw: takes a batch of {', '.join(_NAMES)} in native byte order, got {x_B.dtype}{list(x_B.shape)}"
+        )
+    return name, x_B.astype(_ON_WIRE[name], copy=False)
+
+
+def in_place(data: memoryview, dtype: str, shape: tuple[int, ...]) -> Array | None:
+    """What `decode` makes, as a view on `data` where memory can have values there; None where it must be copied or
+    refused."""
+    if dtype == "bool" or dtype not in _ON_WIRE or _ON_WIRE[dtype].itemsize * math.prod(shape) != len(data):
+        return None
+    array = np.frombuffer(data, _ON_WIRE[dtype]).reshape(shape)
+    return array if array.flags.aligned and array.dtype.isnative else None
+
+
 class Raw:
     """Codec `raw`."""
 
@@ -29,12 +49,8 @@ class Raw:
     row_size: ClassVar[RowSize] = RowSize(0, 32)
 
     def encode(self, x_B: Array, *, seed: int = 0) -> Payload:
-        name = _BY_DTYPE.get(x_B.dtype)
-        if name is None or x_B.ndim == 0:
-            raise ShapeMismatch(
-                f"raw: takes a batch of {', '.join(_NAMES)} in native byte order, got {x_B.dtype}{list(x_B.shape)}"
-            )
-        return Payload("raw", name, x_B.shape, x_B.astype(_ON_WIRE[name], copy=False).tobytes())
+        name, on_wire_B = as_on_wire(x_B)
+        return Payload("raw", name, x_B.shape, on_wire_B.tobytes())
 
     def decode(self, payload: Payload, limit: TensorSpec, *, max_rows: int = 4096, out: Array | None = None) -> Array:
         num_rows = check_head(payload, "raw", _NAMES, limit, max_rows)

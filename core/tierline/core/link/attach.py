@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from tierline.core import errors
 from tierline.core.link.channel import open_channel, reader, why_ended, writer
@@ -82,7 +83,8 @@ class Attachment:
         """Bytes of the first letter that have left."""
         self._num_received = 0
         self._head: Head | None = None
-        self._parts: list[bytes | memoryview] = []
+        self._content = memoryview(b"")
+        """Of the letter that comes, as far as it is there."""
         self._num_missing = 0
         self._writer: Writer | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -151,15 +153,18 @@ class Attachment:
                     f"{piece.head}: {piece.num_bytes} bytes, at most {self._desk.max_letter_bytes} are taken"
                 )
             self._head, self._num_missing = piece.head, piece.num_bytes
+            # In one place from the start: large pages of it are made as they are filled.
+            self._content = np.empty(piece.num_bytes, np.uint8).data
         if self._head is None or len(piece.data) > self._num_missing:
             raise errors.BadFrame("a piece that belongs to no letter")
-        self._parts.append(piece.data)
+        start = len(self._content) - self._num_missing
+        self._content[start : start + len(piece.data)] = piece.data
         self._num_missing -= len(piece.data)
         self._num_received += len(piece.data)
         self.tell(Received(self._num_received))
         if self._num_missing == 0:
-            letter, self._head = Letter(self._head, b"".join(self._parts)), None
-            self._parts.clear()
+            letter, self._head = Letter(self._head, self._content.toreadonly()), None
+            self._content = memoryview(b"")
             self._desk.letter(self, letter)
 
     def _kick(self) -> None:

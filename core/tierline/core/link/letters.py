@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tierline.core.link.fields import Bytes
 from tierline.core.types import Array, NodeId
 
 StepKind = Literal["turn", "resync"]
@@ -56,10 +57,11 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A letter under way: `content` is serialised, and shared by the letters of one message to several receivers."""
+    """A letter under way: `content` is serialised, not written to any more, and shared by the letters of one message to
+    several receivers."""
 
     head: Head
-    content: bytes
+    content: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Present:
 class Piece:
     """Some bytes of a letter; the first piece has its head and the length of the whole."""
 
-    data: bytes | memoryview
+    data: Bytes
     head: Head | None = None
     num_bytes: int = 0
 

@@ -56,9 +56,10 @@ class Gather:
             self.first_ns = now_ns
             self._total = WeightedSum(part.integers, part.weight_units, part.fraction_bits)
         else:
-            np.add(self._total.integers, part.integers, out=self._total.integers)
+            own = self._total.integers  # the first part may lie in the letter that brought it
+            integers = np.add(own, part.integers, out=own if own.flags.writeable else None)
             weight_units = self._total.weight_units + part.weight_units
-            self._total = WeightedSum(self._total.integers, weight_units, part.fraction_bits)
+            self._total = WeightedSum(integers, weight_units, part.fraction_bits)
         self.members |= members
 
     def result(self) -> Reduced:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tierline.core.errors import NodeFailed
-from tierline.core.link.learning_wire import content_to_bytes
+from tierline.core.link.content_wire import content_to_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step

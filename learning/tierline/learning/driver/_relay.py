@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tierline.core.errors import TierlineError
-from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
 from tierline.core.link.letters import Content, Head, Letter, Note, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.fixed import WeightedSum

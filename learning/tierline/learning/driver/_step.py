@@ -18,7 +18,7 @@ from tierline.learning.rule import Turn
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Post:
-    """A message to send: read-only, and one object for all receivers of equal ones. `mark` is its place in a stream."""
+    """A message to send, one object for all receivers of equal ones. `mark` is its place in a stream."""
 
     receiver: NodeId
     message: Message
@@ -45,8 +45,9 @@ def turn_of(
     return dataclasses.replace(turn, job=dataclasses.replace(job, lr=turn.lr, key=turn.rng("fit")))
 
 
-def open_exchange(running: Running, e: Exchange, where: str) -> tuple[Wait, list[Post]]:
-    """What an Exchange sends, by name of the receiver, and what it waits for. Raises RuleError."""
+def open_exchange(running: Running, e: Exchange, where: str, *, copies: bool = True) -> tuple[Wait, list[Post]]:
+    """What an Exchange sends, by name of the receiver, and what it waits for. Messages are read-only copies, unless
+    the driver has no use for them once the rule goes on. Raises RuleError."""
     strangers = (e.out.keys() - running.near.peers_out) | (e.expect - running.near.peers_in)
     twice = {j for j in e.out if (e.tag, j) in running.posted}
     twice |= {j for j in e.expect if (e.tag, j) in running.taken}
@@ -57,7 +58,7 @@ def open_exchange(running: Running, e: Exchange, where: str) -> tuple[Wait, list
         raise RuleError(f"{where}: used twice in one turn with {', '.join(sorted(twice))}; give each its own tag")
     if quorum > len(e.expect) or quorum < min(1, len(e.expect)):
         raise RuleError(f"{where}: a quorum of {quorum} out of {len(e.expect)} expected nodes")
-    copies = {id(message): _sealed(message, where) for message in e.out.values()}
+    sealed = {id(message): _sealed(message, where, copies=copies) for message in e.out.values()}
     posts = []
     for receiver in sorted(e.out):
         mark: Mark | None = None
@@ -67,7 +68,7 @@ def open_exchange(running: Running, e: Exchange, where: str) -> tuple[Wait, list
             mark = (running.step[1], number)
         else:
             running.posted.add((e.tag, receiver))
-        posts.append(Post(receiver, *copies[id(e.out[receiver])], mark))
+        posts.append(Post(receiver, *sealed[id(e.out[receiver])], mark))
     return Wait(e.tag, e.expect, quorum, e.stream), posts
 
 
@@ -94,16 +95,17 @@ def open_reduce(peer: Peer, running: Running, e: Reduce, where: str) -> None:
     running.summed.add(e.tag)
 
 
-def _sealed(message: Message, where: str) -> tuple[Message, int]:
-    """A read-only copy of a message, and how many bytes its values take. Raises RuleError for other values."""
+def _sealed(message: Message, where: str, *, copies: bool) -> tuple[Message, int]:
+    """A message, perhaps as a read-only copy, and how many bytes its values take. Raises RuleError for other values."""
     copy: dict[str, np.ndarray | int | float] = {}
     num_bytes = 0
     for name, value in message.items():
         if isinstance(value, np.ndarray):
-            array = value.copy()
-            array.flags.writeable = False
-            copy[name] = array
-            num_bytes += array.nbytes
+            copy[name] = value
+            if copies:
+                copy[name] = array = value.copy()
+                array.flags.writeable = False
+            num_bytes += value.nbytes
         elif isinstance(value, int | float):
             copy[name] = value
             num_bytes += 8

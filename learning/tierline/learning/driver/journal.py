@@ -19,6 +19,7 @@ import numpy as np
 
 from tierline.core.arrays import Floats
 from tierline.core.errors import ConfigError, DataError
+from tierline.core.link.fields import Bytes
 from tierline.core.link.letters import Head, Letter
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step
@@ -138,7 +139,7 @@ class Journal:
             letters.append(Letter(head, bodies[content]))
         return letters
 
-    def write(self, groups: Iterable[tuple[bytes, Sequence[Head]]]) -> list[Letter]:
+    def write(self, groups: Iterable[tuple[Bytes, Sequence[Head]]]) -> list[Letter]:
         """Write letters, those of one content together, and number them; all of them or none."""
         written = []
         with self._transaction() as transaction:
@@ -200,7 +201,7 @@ class _Transaction:
         self._written: list[Slot] = []
         self._dropped: list[Slot] = []
 
-    def keep(self, parts: Sequence[bytes | memoryview]) -> tuple[bytes | None, str | None]:
+    def keep(self, parts: Sequence[Bytes]) -> tuple[bytes | None, str | None]:
         """The parts one after the other: as they are if short, else the name of their slot."""
         if sum(map(len, parts)) < _LONG:
             return b"".join(parts), None

@@ -16,7 +16,7 @@ import numpy as np
 
 from tierline.core.arrays import Params
 from tierline.core.errors import BadFrame, CodecError, NodeFailed, PeerRejected, ShapeMismatch, TierlineError
-from tierline.core.link.learning_wire import content_from_bytes
+from tierline.core.link.content_wire import content_from_bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job, loss_of
@@ -296,7 +296,7 @@ class LinkNode:
 
     def _exchange(self, running: Running, e: Exchange, now_ns: int) -> Inbox | _Waiting:
         where = f"tag {e.tag!r}"
-        wait, posts = open_exchange(running, e, where)
+        wait, posts = open_exchange(running, e, where, copies=False)
         contents = {id(p.message): _content(p.message) for p in posts}
         self._outbox.send(
             running.step, "message", e.tag, [(p.receiver, contents[id(p.message)], p.mark) for p in posts]

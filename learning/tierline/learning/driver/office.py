@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tierline.core.errors import BadFrame, PeerRejected, TierlineError
 from tierline.core.link.attach import Attachment, is_of
-from tierline.core.link.learning_wire import members_of
+from tierline.core.link.content_wire import members_of
 from tierline.core.link.letters import Declined, Letter, Note, Present, Settled
 from tierline.core.link.tasks import together
 from tierline.core.protocols import Clock
