@@ -23,9 +23,9 @@ from tierline.core.arrays import Params
 from tierline.core.config.sections import Learn
 from tierline.core.errors import BadFrame, ConfigError, NodeFailed, PeerRejected, TierlineError
 from tierline.core.flow.host import Host
+from tierline.core.link.content_wire import content_from_bytes
 from tierline.core.link.fleet import DEAD_AFTER_BEATS, HEARTBEAT_S
 from tierline.core.link.jobs import Row, jobs_handler
-from tierline.core.link.content_wire import content_from_bytes
 from tierline.core.link.letters import Letter
 from tierline.core.link.tasks import end
 from tierline.core.telemetry.environment import environment

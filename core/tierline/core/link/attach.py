@@ -91,8 +91,13 @@ class Attachment:
         self._reason: errors.TierlineError | None = None
 
     def post(self, letter: Letter) -> None:
-        """Send a letter after those that wait."""
+        """Send a letter after those that wait. Of one that is not kept yet the end stays here until `kept` is called:
+        half a letter is nothing to its receiver, so it may leave while it is written down."""
         self._letters.append(letter)
+        self._kick()
+
+    def kept(self) -> None:
+        """Some letter is kept now."""
         self._kick()
 
     def tell(self, note: Parcel) -> None:
@@ -181,7 +186,10 @@ class Attachment:
         if room == 0:
             return None
         letter, start = self._letters[0], self._num_cut
-        data = memoryview(letter.content)[start : start + room]
+        stop = len(letter.content) if letter.is_kept else len(letter.content) - 1
+        data = memoryview(letter.content)[start : min(start + room, stop)]
+        if not letter.is_kept and not data:
+            return None
         self._num_cut += len(data)
         if self._num_cut == len(letter.content):
             self._letters.popleft()

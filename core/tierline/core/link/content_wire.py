@@ -73,9 +73,10 @@ def content_from_bytes(raw: Bytes) -> Content:
     return Content(arrays, numbers, Part(integers, weight_units, found.sum.fraction_bits, members, group))
 
 
-def members_of(raw: Bytes) -> tuple[NodeId, ...]:
-    """Who made the part of a sum that a content holds. Raises BadFrame."""
-    return tuple(NodeId(member) for member in _parsed(raw)[1].sum.members)
+def who_adds(raw: Bytes) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...]]:
+    """Who made the part of a sum that a content holds, and all who may add to that sum. Raises BadFrame."""
+    found = _parsed(raw)[1].sum
+    return tuple(map(NodeId, found.members)), tuple(map(NodeId, found.group))
 
 
 def _parsed(raw: Bytes) -> tuple[list[memoryview], pb.Content]:

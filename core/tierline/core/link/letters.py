@@ -55,13 +55,15 @@ class Content:
     part: Part | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Letter:
     """A letter under way: `content` is serialised, not written to any more, and shared by the letters of one message to
     several receivers."""
 
     head: Head
     content: Bytes
+    is_kept: bool = field(default=True, compare=False)
+    """It is in its sender's journal; before that, nobody may have the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)

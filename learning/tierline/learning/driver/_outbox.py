@@ -1,24 +1,37 @@
-"""Letters of one node on their way: journalled, then posted, and kept until their receivers need them no more."""
+"""Letters of one node on their way: posted and journalled at once, and kept until their receivers need them no more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tierline.core.errors import NodeFailed
 from tierline.core.link.content_wire import content_to_bytes
+from tierline.core.link.fields import Bytes
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step
+from tierline.learning.driver._scribe import AtOnce, Scribe
 from tierline.learning.driver.journal import Journal
 
 _Key = tuple[Step, str, LetterKind, NodeId, Mark | None]
 
 
 class Outbox:
-    """What `me` writes in one run. `post` takes each letter that leaves."""
+    """What `me` writes in one run. `post` takes each letter that leaves; nobody may have the whole of it before `kept`
+    takes it too."""
 
-    def __init__(self, run: str, me: NodeId, journal: Journal, next_seq: int, post: Callable[[Letter], None]) -> None:
-        self._run, self._me, self._journal, self._post = run, me, journal, post
+    def __init__(
+        self,
+        run: str,
+        me: NodeId,
+        journal: Journal,
+        next_seq: int,
+        post: Callable[[Letter], None],
+        kept: Callable[[Letter], None],
+    ) -> None:
+        self._run, self._me, self._journal, self._post, self._kept = run, me, journal, post, kept
+        self.scribe: Scribe = AtOnce(journal)
         self.unsettled: dict[int, Letter] = {letter.head.seq: letter for letter in journal.letters(me)}
         """Letters to be sent again to receivers that come back."""
         self.next_seq = max([next_seq, *(seq + 1 for seq in self.unsettled)])
@@ -29,20 +42,24 @@ class Outbox:
     def send(
         self, step: Step, kind: LetterKind, tag: str, letters: Sequence[tuple[NodeId, Content, Mark | None]]
     ) -> None:
-        """Journal, then post; what an earlier attempt of this turn has written is on its way already."""
-        groups: dict[int, tuple[Content, list[Head]]] = {}
+        """Journal and post; what an earlier attempt of this turn has written is on its way already."""
+        where = f"{self._me}: {kind} {tag!r}"
+        bodies: dict[int, Bytes] = {}
+        new: list[Letter] = []
         for receiver, content, mark in letters:
             head = Head(self._run, self._me, receiver, self.next_seq, *step, tag, kind, mark)
             if _key(head) not in self._written:
                 self.next_seq += 1
-                groups.setdefault(id(content), (content, []))[1].append(head)
-        if not groups:
+                if id(content) not in bodies:
+                    bodies[id(content)] = content_to_bytes(content, where)
+                new.append(Letter(head, bodies[id(content)], is_kept=False))
+        if not new:
             return
-        where = f"{self._me}: {kind} {tag!r}"
-        for letter in self._journal.write([(content_to_bytes(c, where), heads) for c, heads in groups.values()]):
+        for letter in new:
             self.unsettled[letter.head.seq] = letter
             self._written.add(_key(letter.head))
             self._post(letter)
+        self.scribe.write(partial(self._journal.write, new), partial(self._keep, new))
 
     def note(self, note: Note) -> None:
         """What became of letters. Raises NodeFailed where one was declined."""
@@ -58,13 +75,18 @@ class Outbox:
 
     def flush(self) -> None:
         """Write down which letters are settled; a commit does it anyway."""
-        self._journal.settle(self._me, self.settled)
-        self.settled.clear()
+        settled, self.settled = self.settled, []
+        self.scribe.write(lambda: self._journal.settle(self._me, settled), lambda: None)
 
     def committed(self) -> None:
         """The turn is finished, and will not be taken again."""
-        self.settled.clear()
+        self.settled = []
         self._written.clear()
+
+    def _keep(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            letter.is_kept = True
+            self._kept(letter)
 
     def _forget(self, seq: int) -> None:
         del self.unsettled[seq]

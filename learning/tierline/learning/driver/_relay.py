@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tierline.core.errors import TierlineError
-from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_bytes, content_to_bytes, who_adds
 from tierline.core.link.letters import Content, Head, Letter, Note, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.fixed import WeightedSum
@@ -45,15 +45,25 @@ class PreAdder:
         self._sums: dict[tuple[NodeId, int], _Name] = {}
         """By sender and number of the letter that stands for several."""
 
+    def goes_alone(self, letter: Letter) -> bool:
+        """Nothing that comes through here could be added to this part."""
+        try:
+            _, group = who_adds(letter.content)
+        except TierlineError:
+            return True  # for its receiver to decline
+        return len(self._through(letter.head.receiver).intersection(group)) < 2
+
     def take(self, letter: Letter) -> list[Letter]:
         """What goes on, now that this part is here: nothing, one for several, or the letter itself."""
+        if self.goes_alone(letter):
+            return [letter]
         try:
             part = content_from_bytes(letter.content).part
         except TierlineError:
-            return [letter]  # for its receiver to decline
-        through = self._through(letter.head.receiver)
-        if part is None or len(through.intersection(part.group)) < 2:
             return [letter]
+        if part is None:
+            return [letter]
+        through = self._through(letter.head.receiver)
         held = self._held.setdefault(_name(letter.head), _Held())
         if held.apart:
             return [letter]

@@ -8,10 +8,11 @@ The end of a turn is one transaction: state, place in the streams, measurements,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ _LONG = 64 << 10
 
 Cursors = Mapping[tuple[str, NodeId], Mark]
 """Of each stream and sender: the last letter that a finished turn has read."""
+
+Answers = Mapping[tuple[Step, int], frozenset[NodeId]]
+"""By step and number of the wait: whom it had heard when it ended."""
 
 _IS_LONG = "slot IS NOT NULL"
 
@@ -83,9 +87,10 @@ class Journal:
 
     def __init__(self, path: Path, run: str) -> None:
         self._path, self._run = path, run
+        self._open: _Transaction | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.executescript(_SETTINGS + _TABLES)
             found = self._db.execute("SELECT schema, run FROM journal").fetchone()
             self._check(found)
@@ -139,31 +144,48 @@ class Journal:
             letters.append(Letter(head, bodies[content]))
         return letters
 
-    def write(self, groups: Iterable[tuple[Bytes, Sequence[Head]]]) -> list[Letter]:
-        """Write letters, those of one content together, and number them; all of them or none."""
-        written = []
-        with self._transaction() as transaction:
-            for body, heads in groups:
-                kept = transaction.keep([body])
-                content = self._db.execute("INSERT INTO content (body, slot) VALUES (?, ?)", kept).lastrowid
-                for head in heads:
-                    place = json.dumps(head.mark) if head.mark else None
-                    row = (head.receiver, head.step, head.round, head.tag, head.kind, place, content)
-                    self._db.execute(
-                        "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (head.sender, head.seq, *row)
-                    )
-                    written.append(Letter(replace(head, run=self._run), body))
-        return written
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written inside is one transaction."""
+        with self._transaction() as self._open:
+            try:
+                yield
+            finally:
+                self._open = None
 
-    def answer(self, me: NodeId, step: Step, number: int) -> frozenset[NodeId] | None:
-        """Whom the `number`-th wait of a turn that has not finished had heard, if that is known."""
-        row = self._db.execute(
-            "SELECT members FROM answer WHERE me = ? AND step = ? AND round = ? AND number = ?", (me, *step, number)
-        ).fetchone()
-        return None if row is None else frozenset(NodeId(member) for member in json.loads(row[0]))
+    def write(self, letters: Iterable[Letter]) -> None:
+        """Write letters; those of one content keep it once. All of them or none."""
+        contents: dict[int, int] = {}
+        with self._transaction() as transaction:
+            for letter in letters:
+                head, body = letter.head, letter.content
+                if id(body) not in contents:
+                    kept = transaction.keep([body])
+                    (row,) = self._db.execute("INSERT INTO content (body, slot) VALUES (?, ?) RETURNING id", kept)
+                    contents[id(body)] = row[0]
+                place = json.dumps(head.mark) if head.mark else None
+                self._db.execute(
+                    "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(head.sender, head.seq, head.receiver, head.step, head.round, head.tag, head.kind, place),
+                        contents[id(body)],
+                    ),
+                )
+
+    def answers(self, me: NodeId, saved: Saved | None) -> Answers:
+        """Whom the waits of turns that have not finished had heard, as far as time has decided that."""
+        first = (0, 0) if saved is None else (saved.round, saved.num_resyncs)
+        rows = self._db.execute(
+            "SELECT step, round, number, members FROM answer WHERE me = ? "
+            "AND (step = 'turn' AND round >= ? OR step = 'resync' AND round >= ?)",
+            (me, *first),
+        )
+        return {((s, r), n): frozenset(map(NodeId, json.loads(found))) for s, r, n, found in rows}
 
     def note_answer(self, me: NodeId, step: Step, number: int, members: Iterable[NodeId]) -> None:
-        self._db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", (me, *step, number, json.dumps(sorted(members))))
+        with self._transaction():
+            row = (me, *step, number, json.dumps(sorted(members)))
+            self._db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
 
     def commit(self, me: NodeId, saved: Saved, settled: Iterable[int], report: Report | None) -> None:
         """The end of a turn."""
@@ -189,8 +211,9 @@ class Journal:
         transaction.drop(self._db.execute(f"SELECT slot FROM content WHERE {unused} AND {_IS_LONG}"))
         self._db.execute(f"DELETE FROM content WHERE {unused}")
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db, self._slots)
+    def _transaction(self) -> contextlib.AbstractContextManager[_Transaction]:
+        """The one that is open already, or one of its own."""
+        return _Transaction(self._db, self._slots) if self._open is None else contextlib.nullcontext(self._open)
 
 
 class _Transaction:

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from tierline.learning.driver._late import Missed
 from tierline.learning.driver._near import Near, is_directed, seat
 from tierline.learning.driver._outbox import Outbox
 from tierline.learning.driver._peer import Mark, Peer, Running, Step, Wait, WaitForSum
+from tierline.learning.driver._scribe import Scribe
 from tierline.learning.driver._step import is_timed, open_exchange, open_reduce, place_of, turn_of
 from tierline.learning.driver.journal import Journal, Report, Saved
 from tierline.learning.effects import Exchange, Inbox, Message, Reduce, Reduced
@@ -84,8 +86,11 @@ class LinkNode:
         self.me, self.trainer = me, trainer
         self.compute: Compute | None = None
         self.post: Callable[[Letter], None] = lambda letter: None
+        """Takes letters that leave, ..."""
+        self.kept: Callable[[Letter], None] = lambda letter: None
+        """... and those of them whose last byte may leave."""
         self.tell: Callable[[Note], None] = lambda note: None
-        self._task, self._journal = task, journal
+        self._task, self.journal = task, journal
         self._peer = Peer(info, rule, trainer, task.near[me], 0)
         self._cursors: dict[tuple[str, NodeId], Mark] = {}
         self._arrivals, self._missed, self._num_late = Arrivals(), Missed(), 0
@@ -97,7 +102,10 @@ class LinkNode:
             self._cursors.update(saved.cursors)
             self._peer.newest.update(saved.cursors)
         self._is_new = saved is None
-        self._outbox = Outbox(task.run, me, journal, next_seq, lambda letter: self.post(letter))
+        self._answers = journal.answers(me, saved)
+        self._outbox = Outbox(
+            task.run, me, journal, next_seq, lambda letter: self.post(letter), lambda letter: self.kept(letter)
+        )
         self._held: dict[tuple[NodeId, int], Head] = {}
         """Letters taken, of turns that have not finished."""
         self._parts: dict[tuple[Step, str], list[tuple[Head, Part, int]]] = {}
@@ -126,6 +134,10 @@ class LinkNode:
     def deadline_ns(self) -> int | None:
         """When `tick` will end a wait."""
         return self._gather.deadline_ns if self._gather is not None else self._deadline_ns
+
+    def write_with(self, scribe: Scribe) -> None:
+        """From now on the journal is written by `scribe`."""
+        self._outbox.scribe = scribe
 
     def begin(self, now_ns: int) -> None:
         """Begin the next turn. Raises RuleError, or NodeFailed naming the node; so do the methods below."""
@@ -181,7 +193,7 @@ class LinkNode:
         self._arrivals.came(_name(head), head.sender, now_ns)
         if self._is_past(head):
             self._drop_if_late(head)
-            self.tell(Settled(head.run, head.sender, self.me, (head.seq,)))
+            self._settle(head.sender, (head.seq,))
             return
         try:
             if head.sender not in self._task.near or head.sender == self.me:
@@ -393,13 +405,14 @@ class LinkNode:
     def _decided(self, running: Running) -> frozenset[NodeId] | None:
         """Whom this wait heard when the turn was taken before; else it is numbered, to be noted when it ends."""
         number, self._num_waits = self._num_waits, self._num_waits + 1
-        decided = self._journal.answer(self.me, running.step, number)
+        decided = self._answers.get((running.step, number))
         self._number = number if decided is None else None
         return decided
 
     def _note_decision(self, running: Running, members: Iterable[NodeId]) -> None:
         if self._number is not None:
-            self._journal.note_answer(self.me, running.step, self._number, members)
+            noted = partial(self.journal.note_answer, self.me, running.step, self._number, tuple(members))
+            self._outbox.scribe.write(noted, lambda: None)
             self._number = None
 
     def _commit(self, running: Running) -> None:
@@ -422,8 +435,11 @@ class LinkNode:
         peer.finish()
         peer.compute_ns = 0
         model = None if flat is None or self._task.reports else flat.tobytes()
-        saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), self._cursors)
-        self._journal.commit(self.me, saved, self._outbox.settled, Report(document, model))
+        saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), dict(self._cursors))
+        report = Report(document, model)
+        self._outbox.scribe.write(
+            partial(self.journal.commit, self.me, saved, self._outbox.settled, report), lambda: None
+        )
         self._outbox.committed()
         self._is_new = self._is_new and not running.taken  # turns that hear nobody say nothing about where the run is
         self._num_late = 0
@@ -436,7 +452,11 @@ class LinkNode:
                 done.setdefault(head.sender, []).append(head.seq)
                 del self._held[key]
         for sender, seqs in sorted(done.items()):
-            self.tell(Settled(self._task.run, sender, self.me, tuple(seqs)))
+            self._settle(sender, tuple(seqs))
+
+    def _settle(self, sender: NodeId, seqs: tuple[int, ...]) -> None:
+        """These letters are of no use here any more, once it is on the disk that their turn is over."""
+        self._outbox.scribe.write(None, lambda: self.tell(Settled(self._task.run, sender, self.me, seqs)))
 
 
 def _name(head: Head) -> tuple[Step, str]:

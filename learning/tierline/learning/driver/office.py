@@ -15,13 +15,14 @@ from typing import TypeVar
 
 from tierline.core.errors import BadFrame, PeerRejected, TierlineError
 from tierline.core.link.attach import Attachment, is_of
-from tierline.core.link.content_wire import members_of
+from tierline.core.link.content_wire import who_adds
 from tierline.core.link.letters import Declined, Letter, Note, Present, Settled
 from tierline.core.link.tasks import together
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
 from tierline.learning.driver._compute import ask
 from tierline.learning.driver._relay import HOLD_S, PreAdder
+from tierline.learning.driver._scribe import Behind
 from tierline.learning.driver.link import MONITOR, LinkNode
 
 LOG = logging.getLogger("tierline.learning")
@@ -53,14 +54,19 @@ class Office:
         self._local: deque[tuple[NodeId, Callable[[LinkNode], None]]] = deque()
         self._adder = PreAdder(self._through)
         self._pool = ThreadPoolExecutor(1, "trainer")
+        self._unkept: dict[int, Letter] = {}
+        """By id: letters that go nowhere before they are kept."""
+        self._scribes = {id(node.journal): Behind(node.journal, self._fail) for node in self._nodes.values()}
         for node in self._nodes.values():
-            node.post, node.tell = self._route, self._return
+            node.post, node.kept, node.tell = self._route, self._kept, self._return
+            node.write_with(self._scribes[id(node.journal)])
 
     async def run(self, until: Mapping[NodeId, int | None]) -> None:
         """Let every node take turns until it has finished so many; one with None goes on until cancelled. Raises what
         a node failed with."""
         self._offer(self._nodes.keys())
         await together(self._drive(node, until[me]) for me, node in self._nodes.items())
+        await self._written()
 
     async def drained(self) -> None:
         """Wait until nobody needs a letter of these nodes any more: then the process may end."""
@@ -69,6 +75,7 @@ class Office:
                 self._wake[me].clear()
                 await self._wake[me].wait()
             node.flush()
+        await self._written()
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run something on the Trainers' thread."""
@@ -80,8 +87,22 @@ class Office:
             stream.end(reason)
 
     def close(self) -> None:
-        """Wait for the Trainer's thread."""
+        """Wait for the threads."""
         self._pool.shutdown()
+        for scribe in self._scribes.values():
+            scribe.close()
+
+    async def _written(self) -> None:
+        for scribe in self._scribes.values():
+            await scribe.idle()
+        for error in self._errors.values():
+            raise error
+
+    def _fail(self, error: Exception) -> None:
+        """A journal cannot be written: nothing goes on here."""
+        for me, wake in self._wake.items():
+            self._errors.setdefault(me, error)
+            wake.set()
 
     async def _drive(self, node: LinkNode, until: int | None) -> None:
         loop, wake = asyncio.get_running_loop(), self._wake[node.me]
@@ -150,7 +171,7 @@ class Office:
             stream.tell(Declined(head.run, head.sender, head.receiver, head.seq, PeerRejected.code, what))
             return
         if head.kind == "part" and stream.is_child and stream.identity is not None:
-            strangers = set(members_of(letter.content)) - set(stream.present)
+            strangers = set(who_adds(letter.content)[0]) - set(stream.present)
             if strangers:
                 raise BadFrame(f"{head}: a part of {min(strangers)!r}, which is none of the nodes of this stream")
         self._route(letter)
@@ -162,6 +183,11 @@ class Office:
 
     def _route(self, letter: Letter) -> None:
         receiver = letter.head.receiver
+        is_here = receiver in self._nodes or (receiver == MONITOR and self._report is not None)
+        is_added = letter.head.kind == "part" and not self._adder.goes_alone(letter)
+        if not letter.is_kept and (is_here or is_added):
+            self._unkept[id(letter)] = letter
+            return
         if receiver == MONITOR and self._report is not None:
             self._take_report(letter, self._report)
             return
@@ -174,6 +200,13 @@ class Office:
             loop.call_later(HOLD_S, lambda: self._pass_on(self._adder.release(letter.head)))
         else:
             self._pass_on([letter])
+
+    def _kept(self, letter: Letter) -> None:
+        if self._unkept.pop(id(letter), None) is not None:
+            self._route(letter)
+        else:
+            for stream in self._streams:
+                stream.kept()
 
     def _take_report(self, letter: Letter, report: Callable[[Letter], None]) -> None:
         head = letter.head
