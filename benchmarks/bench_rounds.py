@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -102,6 +103,19 @@ async def serve(num_values: int, rounds: int, journal: Path) -> None:
     desk.close()
 
 
+class Cost(NamedTuple):
+    """Of each round, in seconds; `cpu` is what both processes spent on all of them."""
+
+    times: list[float]
+    cpu: float
+
+
+def cpu_s(child: int) -> float:
+    """What this process and `child` have spent."""
+    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 async def echoes(address: str, num_values: int, rounds: int) -> list[float]:
     """Seconds of each exchange: twice the model up, the model down."""
     up, times = bytes(8 * num_values), []
@@ -138,8 +152,13 @@ async def turns(address: str, num_values: int, rounds: int, journal: Path) -> li
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-async def both(address: str, num_values: int, rounds: int, journal: Path) -> tuple[list[float], list[float]]:
-    return await echoes(address, num_values, rounds), await turns(address, num_values, rounds, journal)
+async def both(address: str, num_values: int, rounds: int, journal: Path, child: int) -> tuple[Cost, Cost]:
+    """An echo, and a round of learning."""
+    before = cpu_s(child)
+    bare = await echoes(address, num_values, rounds)
+    between = cpu_s(child)
+    ours = await turns(address, num_values, rounds, journal)
+    return Cost(bare, (between - before) / rounds), Cost(ours, (cpu_s(child) - between) / rounds)
 
 
 def case(name: str, num_values: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -148,11 +167,11 @@ def case(name: str, num_values: int, rounds: int, folder: Path) -> dict[str, Any
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdin is not None
         address = f"127.0.0.1:{int(child.stdout.readline())}"
-        bare, ours = asyncio.run(both(address, num_values, rounds, folder / "worker.sqlite"))
+        bare, ours = asyncio.run(both(address, num_values, rounds, folder / "worker.sqlite", child.pid))
         child.stdin.close()
         child.wait(30)
     skip = max(1, rounds // 5)  # until windows and buffers have grown
-    p50, bare_p50 = statistics.median(ours[skip:]), statistics.median(bare[skip:])
+    p50, bare_p50 = statistics.median(ours.times[skip:]), statistics.median(bare.times[skip:])
     return {
         "case": name,
         "model_mb": num_values * 4 / 1e6,
@@ -160,6 +179,8 @@ def case(name: str, num_values: int, rounds: int, folder: Path) -> dict[str, Any
         "round_ms": round(p50 * 1e3, 2),
         "echo_ms": round(bare_p50 * 1e3, 2),
         "ratio": round(p50 / bare_p50, 2),
+        "round_cpu_ms": round(ours.cpu * 1e3, 2),
+        "echo_cpu_ms": round(bare.cpu * 1e3, 2),
     }
 
 

@@ -7,7 +7,6 @@ raises BadFrame, CorruptPayload or UnknownCodec, never anything else.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from tierline.core.errors import BadFrame, CorruptPayload
 from tierline.core.link import messages as m
 from tierline.core.types import NodeId, Payload, SampleId
+from tierline.kernels.crc32 import crc32
 from tierline.v1 import inference_pb2 as pb
 from tierline.v1 import tensor_pb2
 
@@ -34,7 +34,7 @@ def tensor_to_wire(payload: Payload, into: tensor_pb2.Tensor) -> None:
     into.dtype = payload.dtype
     into.shape.extend(payload.shape)
     into.data = payload.data
-    into.crc32 = sum_of(payload.data)
+    into.crc32 = crc32(payload.data)
     if payload.params:
         into.params.update(payload.params)
 
@@ -62,13 +62,8 @@ def shape_from_wire(tensor: tensor_pb2.Tensor) -> tuple[int, ...]:
 
 def check_sum(tensor: tensor_pb2.Tensor, data: bytes | memoryview) -> None:
     """`data` may lie elsewhere than in the message. Raises CorruptPayload."""
-    if sum_of(data) != tensor.crc32:
+    if crc32(data) != tensor.crc32:
         raise CorruptPayload(f"{tensor.codec or 'tensor'} payload of {len(data)} bytes: checksum differs")
-
-
-def sum_of(data: bytes | memoryview) -> int:
-    """CRC-32 as zlib has it."""
-    return zlib.crc32(data)
 
 
 def ids_to_wire(ids: Sequence[SampleId], into: pb.SampleIds) -> None:

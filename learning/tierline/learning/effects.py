@@ -113,7 +113,7 @@ class Reduced:
     @property
     def mean(self) -> Params:
         """Weighted mean, rounded to float32 once."""
-        return Params(self.layout, self.total.mean().astype(np.float32))
+        return Params(self.layout, self.total.mean_as_float32())
 
     @property
     def integers(self) -> Integers:

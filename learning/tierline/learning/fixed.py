@@ -49,6 +49,14 @@ class WeightedSum:
         mean: npt.NDArray[np.float64] = self.sum() / self.weight
         return mean
 
+    def mean_as_float32(self) -> npt.NDArray[np.float32]:
+        """`mean`, rounded once; made a block at a time."""
+        mean = np.empty(self.integers.shape, np.float32)
+        for start in range(0, len(mean), _BLOCK):
+            block = np.multiply(self.integers[start : start + _BLOCK], 2.0**-self.fraction_bits, dtype=np.float64)
+            mean[start : start + _BLOCK] = np.divide(block, self.weight, out=block)
+        return mean
+
 
 def contribution(
     value: Params, *, weight: float, num_members: int, fraction_bits: int = FRACTION_BITS, where: str = "sum"
@@ -63,16 +71,17 @@ def contribution(
     if not 2.0**-_WEIGHT_BITS <= weight < 2.0**31:
         raise BadFrame(f"{where}: weight {weight} is not between 2^-32 and 2^31")
     units = round(math.ldexp(weight, _WEIGHT_BITS))
-    if not np.isfinite(value.flat).all():
-        name = next(name for name, view in value.items() if not np.isfinite(view).all())
-        raise BadFrame(f"{where}: {name!r} holds values that are not finite; a smaller lr may help")
     factor = math.ldexp(units, fraction_bits - _WEIGHT_BITS)
     integers = np.empty(value.flat.shape, np.int64)
     largest_scaled = 0.0
     for start in range(0, len(integers), _BLOCK):
         scaled = np.multiply(value.flat[start : start + _BLOCK], factor, dtype=np.float64)
         np.rint(scaled, out=scaled)
-        largest_scaled = max(largest_scaled, float(scaled.max()), -float(scaled.min()))
+        largest, smallest = float(scaled.max()), float(scaled.min())
+        if not math.isfinite(largest - smallest):
+            name = next(name for name, view in value.items() if not np.isfinite(view).all())
+            raise BadFrame(f"{where}: {name!r} holds values that are not finite; a smaller lr may help")
+        largest_scaled = max(largest_scaled, largest, -smallest)
         with np.errstate(invalid="ignore"):  # too large: refused below
             integers[start : start + _BLOCK] = scaled
     if int(largest_scaled) * num_members >= 2**63:

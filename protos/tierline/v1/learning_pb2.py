@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tierline.v1 import tensor_pb2 as tierline_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atierline/v1/learning.proto\x12\x0btierline.v1\x1a\x18tierline/v1/tensor.proto\"\xd2\x01\n\x06Parcel\x12\'\n\x07present\x18\x01 \x01(\x0b\x32\x14.tierline.v1.PresentH\x00\x12#\n\x05piece\x18\x02 \x01(\x0b\x32\x12.tierline.v1.PieceH\x00\x12\x18\n\x0ereceived_bytes\x18\x03 \x01(\x04H\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.tierline.v1.SettledH\x00\x12)\n\x08\x64\x65\x63lined\x18\x05 \x01(\x0b\x32\x15.tierline.v1.DeclinedH\x00\x42\x06\n\x04\x62odyJ\x04\x08\x06\x10\x10\"7\n\x07Present\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05nodes\x18\x02 \x03(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\"6\n\x05Piece\x12\x1f\n\x04head\x18\x01 \x01(\x0b\x32\x11.tierline.v1.Head\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xda\x01\n\x04Head\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x1f\n\x04step\x18\x05 \x01(\x0e\x32\x11.tierline.v1.Step\x12\r\n\x05round\x18\x06 \x01(\x04\x12\x0b\n\x03tag\x18\x07 \x01(\t\x12\x1f\n\x04kind\x18\x08 \x01(\x0e\x32\x11.tierline.v1.Kind\x12\x1f\n\x04mark\x18\t \x01(\x0b\x32\x11.tierline.v1.Mark\x12\x11\n\tnum_bytes\x18\n \x01(\x04J\x04\x08\x0b\x10\x10\"%\n\x04Mark\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\"\xaa\x02\n\x07\x43ontent\x12)\n\x07tensors\x18\x01 \x03(\x0b\x32\x18.tierline.v1.NamedTensor\x12\x34\n\x08integers\x18\x02 \x03(\x0b\x32\".tierline.v1.Content.IntegersEntry\x12\x36\n\tfractions\x18\x03 \x03(\x0b\x32#.tierline.v1.Content.FractionsEntry\x12\x1d\n\x03sum\x18\x04 \x01(\x0b\x32\x10.tierline.v1.Sum\x1a/\n\rIntegersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x12:\x02\x38\x01\x1a\x30\n\x0e\x46ractionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01J\x04\x08\x05\x10\x10\"R\n\x03Sum\x12\x15\n\rfraction_bits\x18\x01 \x01(\r\x12\x14\n\x0cweight_units\x18\x02 \x01(\x0c\x12\x0f\n\x07members\x18\x03 \x03(\t\x12\r\n\x05group\x18\x04 \x03(\t\"E\n\x07Settled\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x03(\x04\"e\n\x08\x44\x65\x63lined\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x1e\n\nJobRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"&\n\tJobChange\x12\x0b\n\x03job\x18\x01 \x01(\x04\x12\x0c\n\x04verb\x18\x02 \x01(\t\"\r\n\x0bJobsRequest\"\x19\n\tJobsReply\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\"&\n\x08JobQuery\x12\x0b\n\x03job\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"\x17\n\x07JobData\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*&\n\x04Step\x12\r\n\tSTEP_TURN\x10\x00\x12\x0f\n\x0bSTEP_RESYNC\x10\x01*H\n\x04Kind\x12\x10\n\x0cKIND_MESSAGE\x10\x00\x12\r\n\tKIND_PART\x10\x01\x12\x0e\n\nKIND_TOTAL\x10\x02\x12\x0f\n\x0bKIND_REPORT\x10\x03\x32\xdf\x02\n\x08Learning\x12\x36\n\x06\x41ttach\x12\x13.tierline.v1.Parcel\x1a\x13.tierline.v1.Parcel(\x01\x30\x01\x12\x39\n\x06Submit\x12\x17.tierline.v1.JobRequest\x1a\x16.tierline.v1.JobsReply\x12\x38\n\x06\x43hange\x12\x16.tierline.v1.JobChange\x1a\x16.tierline.v1.JobsReply\x12\x38\n\x04Jobs\x12\x18.tierline.v1.JobsRequest\x1a\x16.tierline.v1.JobsReply\x12\x34\n\x03Log\x12\x15.tierline.v1.JobQuery\x1a\x16.tierline.v1.JobsReply\x12\x36\n\x05Model\x12\x15.tierline.v1.JobQuery\x1a\x14.tierline.v1.JobData0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atierline/v1/learning.proto\x12\x0btierline.v1\x1a\x18tierline/v1/tensor.proto\"\xd2\x01\n\x06Parcel\x12\'\n\x07present\x18\x01 \x01(\x0b\x32\x14.tierline.v1.PresentH\x00\x12#\n\x05piece\x18\x02 \x01(\x0b\x32\x12.tierline.v1.PieceH\x00\x12\x18\n\x0ereceived_bytes\x18\x03 \x01(\x04H\x00\x12\'\n\x07settled\x18\x04 \x01(\x0b\x32\x14.tierline.v1.SettledH\x00\x12)\n\x08\x64\x65\x63lined\x18\x05 \x01(\x0b\x32\x15.tierline.v1.DeclinedH\x00\x42\x06\n\x04\x62odyJ\x04\x08\x06\x10\x10\"7\n\x07Present\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05nodes\x18\x02 \x03(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\"6\n\x05Piece\x12\x1f\n\x04head\x18\x01 \x01(\x0b\x32\x11.tierline.v1.Head\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\xda\x01\n\x04Head\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x1f\n\x04step\x18\x05 \x01(\x0e\x32\x11.tierline.v1.Step\x12\r\n\x05round\x18\x06 \x01(\x04\x12\x0b\n\x03tag\x18\x07 \x01(\t\x12\x1f\n\x04kind\x18\x08 \x01(\x0e\x32\x11.tierline.v1.Kind\x12\x1f\n\x04mark\x18\t \x01(\x0b\x32\x11.tierline.v1.Mark\x12\x11\n\tnum_bytes\x18\n \x01(\x04J\x04\x08\x0b\x10\x10\"%\n\x04Mark\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\"\xbb\x02\n\x07\x43ontent\x12)\n\x07tensors\x18\x01 \x03(\x0b\x32\x18.tierline.v1.NamedTensor\x12\x34\n\x08integers\x18\x02 \x03(\x0b\x32\".tierline.v1.Content.IntegersEntry\x12\x36\n\tfractions\x18\x03 \x03(\x0b\x32#.tierline.v1.Content.FractionsEntry\x12\x1d\n\x03sum\x18\x04 \x01(\x0b\x32\x10.tierline.v1.Sum\x12\x0f\n\x07padding\x18\x05 \x03(\x0c\x1a/\n\rIntegersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x12:\x02\x38\x01\x1a\x30\n\x0e\x46ractionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01J\x04\x08\x06\x10\x10\"R\n\x03Sum\x12\x15\n\rfraction_bits\x18\x01 \x01(\r\x12\x14\n\x0cweight_units\x18\x02 \x01(\x0c\x12\x0f\n\x07members\x18\x03 \x03(\t\x12\r\n\x05group\x18\x04 \x03(\t\"E\n\x07Settled\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x03(\x04\"e\n\x08\x44\x65\x63lined\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x1e\n\nJobRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"&\n\tJobChange\x12\x0b\n\x03job\x18\x01 \x01(\x04\x12\x0c\n\x04verb\x18\x02 \x01(\t\"\r\n\x0bJobsRequest\"\x19\n\tJobsReply\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\"&\n\x08JobQuery\x12\x0b\n\x03job\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"\x17\n\x07JobData\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*&\n\x04Step\x12\r\n\tSTEP_TURN\x10\x00\x12\x0f\n\x0bSTEP_RESYNC\x10\x01*H\n\x04Kind\x12\x10\n\x0cKIND_MESSAGE\x10\x00\x12\r\n\tKIND_PART\x10\x01\x12\x0e\n\nKIND_TOTAL\x10\x02\x12\x0f\n\x0bKIND_REPORT\x10\x03\x32\xdf\x02\n\x08Learning\x12\x36\n\x06\x41ttach\x12\x13.tierline.v1.Parcel\x1a\x13.tierline.v1.Parcel(\x01\x30\x01\x12\x39\n\x06Submit\x12\x17.tierline.v1.JobRequest\x1a\x16.tierline.v1.JobsReply\x12\x38\n\x06\x43hange\x12\x16.tierline.v1.JobChange\x1a\x16.tierline.v1.JobsReply\x12\x38\n\x04Jobs\x12\x18.tierline.v1.JobsRequest\x1a\x16.tierline.v1.JobsReply\x12\x34\n\x03Log\x12\x15.tierline.v1.JobQuery\x1a\x16.tierline.v1.JobsReply\x12\x36\n\x05Model\x12\x15.tierline.v1.JobQuery\x1a\x14.tierline.v1.JobData0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENT_INTEGERSENTRY']._serialized_options = b'8\001'
   _globals['_CONTENT_FRACTIONSENTRY']._loaded_options = None
   _globals['_CONTENT_FRACTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_STEP']._serialized_start=1393
-  _globals['_STEP']._serialized_end=1431
-  _globals['_KIND']._serialized_start=1433
-  _globals['_KIND']._serialized_end=1505
+  _globals['_STEP']._serialized_start=1410
+  _globals['_STEP']._serialized_end=1448
+  _globals['_KIND']._serialized_start=1450
+  _globals['_KIND']._serialized_end=1522
   _globals['_PARCEL']._serialized_start=70
   _globals['_PARCEL']._serialized_end=280
   _globals['_PRESENT']._serialized_start=282
@@ -51,29 +51,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MARK']._serialized_start=616
   _globals['_MARK']._serialized_end=653
   _globals['_CONTENT']._serialized_start=656
-  _globals['_CONTENT']._serialized_end=954
-  _globals['_CONTENT_INTEGERSENTRY']._serialized_start=851
-  _globals['_CONTENT_INTEGERSENTRY']._serialized_end=898
-  _globals['_CONTENT_FRACTIONSENTRY']._serialized_start=900
-  _globals['_CONTENT_FRACTIONSENTRY']._serialized_end=948
-  _globals['_SUM']._serialized_start=956
-  _globals['_SUM']._serialized_end=1038
-  _globals['_SETTLED']._serialized_start=1040
-  _globals['_SETTLED']._serialized_end=1109
-  _globals['_DECLINED']._serialized_start=1111
-  _globals['_DECLINED']._serialized_end=1212
-  _globals['_JOBREQUEST']._serialized_start=1214
-  _globals['_JOBREQUEST']._serialized_end=1244
-  _globals['_JOBCHANGE']._serialized_start=1246
-  _globals['_JOBCHANGE']._serialized_end=1284
-  _globals['_JOBSREQUEST']._serialized_start=1286
-  _globals['_JOBSREQUEST']._serialized_end=1299
-  _globals['_JOBSREPLY']._serialized_start=1301
-  _globals['_JOBSREPLY']._serialized_end=1326
-  _globals['_JOBQUERY']._serialized_start=1328
-  _globals['_JOBQUERY']._serialized_end=1366
-  _globals['_JOBDATA']._serialized_start=1368
-  _globals['_JOBDATA']._serialized_end=1391
-  _globals['_LEARNING']._serialized_start=1508
-  _globals['_LEARNING']._serialized_end=1859
+  _globals['_CONTENT']._serialized_end=971
+  _globals['_CONTENT_INTEGERSENTRY']._serialized_start=868
+  _globals['_CONTENT_INTEGERSENTRY']._serialized_end=915
+  _globals['_CONTENT_FRACTIONSENTRY']._serialized_start=917
+  _globals['_CONTENT_FRACTIONSENTRY']._serialized_end=965
+  _globals['_SUM']._serialized_start=973
+  _globals['_SUM']._serialized_end=1055
+  _globals['_SETTLED']._serialized_start=1057
+  _globals['_SETTLED']._serialized_end=1126
+  _globals['_DECLINED']._serialized_start=1128
+  _globals['_DECLINED']._serialized_end=1229
+  _globals['_JOBREQUEST']._serialized_start=1231
+  _globals['_JOBREQUEST']._serialized_end=1261
+  _globals['_JOBCHANGE']._serialized_start=1263
+  _globals['_JOBCHANGE']._serialized_end=1301
+  _globals['_JOBSREQUEST']._serialized_start=1303
+  _globals['_JOBSREQUEST']._serialized_end=1316
+  _globals['_JOBSREPLY']._serialized_start=1318
+  _globals['_JOBSREPLY']._serialized_end=1343
+  _globals['_JOBQUERY']._serialized_start=1345
+  _globals['_JOBQUERY']._serialized_end=1383
+  _globals['_JOBDATA']._serialized_start=1385
+  _globals['_JOBDATA']._serialized_end=1408
+  _globals['_LEARNING']._serialized_start=1525
+  _globals['_LEARNING']._serialized_end=1876
 # @@protoc_insertion_point(module_scope)

@@ -285,6 +285,7 @@ class Content(_message.Message):
     INTEGERS_FIELD_NUMBER: _builtins.int
     FRACTIONS_FIELD_NUMBER: _builtins.int
     SUM_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.NamedTensor]: ...
     @_builtins.property
@@ -295,6 +296,10 @@ class Content(_message.Message):
     def sum(self) -> Global___Sum:
         """With KIND_PART and KIND_TOTAL; the tensor "sum" then holds int64 in units of 2^-fraction_bits."""
 
+    @_builtins.property
+    def padding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Anything: puts the data of the tensor behind it where memory wants its values. Readers need not look at it."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class Content(_message.Message):
         integers: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         fractions: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         sum: Global___Sum | None = ...,
+        padding: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fractions", b"fractions", "integers", b"integers", "sum", b"sum", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fractions", b"fractions", "integers", b"integers", "padding", b"padding", "sum", b"sum", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,8 @@ from tierline.core.errors import BadFrame, ShapeMismatch
 from tierline.core.link.fields import Bytes, cut, field
 from tierline.core.link.letters import Content, Part
 from tierline.core.types import Array, NodeId, Payload, TensorSpec
-from tierline.core.wire import check_sum, payload_from_wire, shape_from_wire, sum_of
+from tierline.core.wire import check_sum, payload_from_wire, shape_from_wire
+from tierline.kernels.crc32 import crc32
 from tierline.v1 import learning_pb2 as pb
 from tierline.v1 import tensor_pb2
 
@@ -26,6 +27,9 @@ SUM = "sum"
 _MAX_WEIGHT_BYTES = 16
 _MAX_VALUES_PER_BYTE = 1024
 """More than any codec here packs; a header cannot make its receiver allocate more."""
+_PADDING = pb.Content.PADDING_FIELD_NUMBER
+_ALIGNMENT, _ALIGNED_FROM = 8, 1024
+"""Bytes: of the widest dtype; and from which on it is worth it."""
 _LONG = 1 << 22
 """Bytes from which on NumPy asks for large pages: touching new memory in small ones takes longer than copying."""
 
@@ -34,7 +38,9 @@ def content_to_bytes(content: Content, where: str) -> Bytes:
     """Not to be written to. Raises ShapeMismatch for an array or a number that the wire does not carry; `where` names
     the letter."""
     out = pb.Content()
-    tensors = [part for name, array in content.arrays.items() for part in _tensor_to_wire(name, array, where)]
+    tensors: list[Bytes] = []
+    for name, array in content.arrays.items():
+        _add_tensor(tensors, name, array, where)
     for name, value in content.numbers.items():
         if not isinstance(value, int):
             out.fractions[name] = value
@@ -44,7 +50,7 @@ def content_to_bytes(content: Content, where: str) -> Bytes:
             raise ShapeMismatch(f"{where}: the whole number {name!r} does not fit into 64 bits")
     if content.part is not None:
         part = content.part
-        tensors += _tensor_to_wire(SUM, part.integers, where)
+        _add_tensor(tensors, SUM, part.integers, where)
         out.sum.fraction_bits = part.fraction_bits
         out.sum.weight_units = part.weight_units.to_bytes(_MAX_WEIGHT_BYTES, "little").rstrip(b"\0")
         out.sum.members.extend(part.members)
@@ -99,20 +105,25 @@ def _joined(parts: list[Bytes]) -> Bytes:
     return out.toreadonly()
 
 
-def _tensor_to_wire(name: str, array: Array, where: str) -> list[Bytes]:
-    """Field `tensors` of a Content; the array's bytes are not copied."""
+def _add_tensor(parts: list[Bytes], name: str, array: Array, where: str) -> None:
+    """Field `tensors` of a Content, with a padding before it that puts its data where its reader can use it without a
+    copy. The array's bytes are not copied."""
     try:
         dtype, on_wire = as_on_wire(array)
     except ShapeMismatch as error:
         raise ShapeMismatch(f"{where}: {name!r}: {error}") from None
     data = np.ascontiguousarray(on_wire).reshape(-1).view(np.uint8).data
-    header = tensor_pb2.Tensor(codec="raw", dtype=dtype, shape=array.shape, crc32=sum_of(data))
+    header = tensor_pb2.Tensor(codec="raw", dtype=dtype, shape=array.shape, crc32=crc32(data))
     tensor = [header.SerializeToString(), *field(tensor_pb2.Tensor.DATA_FIELD_NUMBER, [data])]
     named = [
         tensor_pb2.NamedTensor(name=name).SerializeToString(),
         *field(tensor_pb2.NamedTensor.TENSOR_FIELD_NUMBER, tensor),
     ]
-    return field(pb.Content.TENSORS_FIELD_NUMBER, named)
+    added = field(pb.Content.TENSORS_FIELD_NUMBER, named)
+    if len(data) >= _ALIGNED_FROM:
+        before = sum(map(len, [*parts, *added])) - len(data) + len(b"".join(field(_PADDING, [b""])))
+        parts += field(_PADDING, [bytes(-before % _ALIGNMENT)])
+    parts += added
 
 
 def _tensor_from_wire(raw: memoryview) -> tuple[str, Array]:
