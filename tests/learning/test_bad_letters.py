@@ -19,7 +19,7 @@ from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import NodeFailed
 from tierline.core.link.attach import ATTACH
-from tierline.core.link.content_wire import content_to_bytes
+from tierline.core.link.content_wire import content_to_rope
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Content, Declined, Head, LetterKind, Part, Piece, Present, Settled
 from tierline.core.types import NodeId
@@ -61,9 +61,9 @@ class Liar:
     ) -> None:
         """A letter as one piece, or the first `only` bytes of it."""
         self.seq += 1
-        body = content if isinstance(content, bytes) else content_to_bytes(content, "test")
+        body = content if isinstance(content, bytes) else b"".join(content_to_rope(content, "test"))
         head = Head(run, LIAR, SERVER, self.seq, "turn", round, "fitted", kind)
-        await self.call.write(parcel_to_wire(Piece(body[:only], head, len(body))))
+        await self.call.write(parcel_to_wire(Piece((body[:only],), head, len(body))))
 
     async def answer(self) -> Declined | Settled:
         return await asyncio.wait_for(self.answers.get(), WAIT_S)

@@ -55,7 +55,7 @@ def test_a_journal_opened_again_knows_states_and_letters(tmp_path: Path, num_val
     journal = Journal(path, "run")
     for round in range(3):
         journal.commit(A, saved(round, round, num_values), (), None)
-    written = [Letter(head(1), body), Letter(head(2), body), Letter(head(3), b"")]
+    written = [Letter(head(1), (body,)), Letter(head(2), (body,)), Letter(head(3), (b"",))]
     journal.write(written)
     journal.close()
     again = Journal(path, "run")
@@ -75,7 +75,7 @@ def test_files_are_written_over(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite", "run")
     for round in range(10):
         journal.commit(A, saved(round, 1.0), (), None)
-        journal.write([Letter(head(round), bytes(90_000))])
+        journal.write([Letter(head(round), (bytes(90_000),))])
         journal.settle(A, [round])
     journal.close()
     assert files(tmp_path) == ["0", "1"]
@@ -84,18 +84,18 @@ def test_files_are_written_over(tmp_path: Path) -> None:
 def test_what_was_never_committed_is_not_there_and_takes_no_room(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     journal = Journal(path, "run")
-    journal.write([Letter(head(1), bytes(90_000))])
+    journal.write([Letter(head(1), (bytes(90_000),))])
     with pytest.raises(sqlite3.IntegrityError):
-        journal.write([Letter(head(2), bytes(99_000)), Letter(head(1), b"")])
+        journal.write([Letter(head(2), (bytes(99_000),)), Letter(head(1), (b"",))])
     assert [letter.head.seq for letter in journal.letters(A)] == [1]
-    journal.write([Letter(head(3), bytes(99_000))])
+    journal.write([Letter(head(3), (bytes(99_000),))])
     journal.close()
     assert files(tmp_path) == ["0", "1"]
     (tmp_path / "j.sqlite-long" / "2").write_bytes(bytes(50))  # of a process that was killed before its commit
     again = Journal(path, "run")
-    again.write([Letter(head(4), bytes(98_000))])
+    again.write([Letter(head(4), (bytes(98_000),))])
     assert files(tmp_path) == ["0", "1", "2"]
-    assert [len(letter.content) for letter in again.letters(A)] == [90_000, 99_000, 98_000]
+    assert [letter.num_bytes for letter in again.letters(A)] == [90_000, 99_000, 98_000]
 
 
 def test_a_file_that_was_written_over_or_cut_is_told(tmp_path: Path) -> None:

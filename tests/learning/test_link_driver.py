@@ -15,7 +15,7 @@ from tests.support.quadratics import Quadratic
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
-from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_rope, content_to_rope
 from tierline.core.link.letters import Content, Declined, Head, Letter, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.cast import federation, peers
@@ -146,12 +146,12 @@ def test_a_part_that_is_wrong_is_found_behind_a_relay() -> None:
     def letter(sender: str, size: int = 2, seq: int = 1) -> Letter:
         part = Part(np.ones(size, np.int64), 1 << 32, 32, (NodeId(sender),), tuple(sorted(through)))
         head = Head("job", NodeId(sender), NodeId("server"), seq, "turn", 0, "x", "part")
-        return Letter(head, content_to_bytes(Content(part=part), "test"))
+        return Letter(head, content_to_rope(Content(part=part), "test"))
 
     a, b, c = map(letter, "abc")
     assert adder.take(a) == [] and adder.take(b) == []
     (one,) = adder.take(c)
-    part = content_from_bytes(one.content).part
+    part = content_from_rope(one.content).part
     assert part is not None and part.members == ("a", "b", "c") and part.integers.tolist() == [3, 3]
     assert adder.take(a) == []  # sent again: added to the same part again, or released
     declined = Declined("job", one.head.sender, NodeId("server"), one.head.seq, "bad_frame", "no")
@@ -167,7 +167,7 @@ def test_what_was_added_is_settled_for_all_and_the_slow_are_not_waited_for() -> 
     def letter(sender: str, round: int) -> Letter:
         part = Part(np.ones(2, np.int64), 1 << 32, 32, (NodeId(sender),), ("a", "b", "z"))
         head = Head("job", NodeId(sender), NodeId("server"), 5 + round, "turn", round, "x", "part")
-        return Letter(head, content_to_bytes(Content(part=part), "test"))
+        return Letter(head, content_to_rope(Content(part=part), "test"))
 
     adder.take(letter("a", 0))
     (one,) = adder.take(letter("b", 0))

@@ -13,7 +13,7 @@ from tests.support.quadratics import Quadratic
 from tierline.core import catalog
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, NodeFailed
-from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_rope, content_to_rope
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note, Part, Settled
 from tierline.core.types import Array, NodeId
 from tierline.learning.cast import federation, peers
@@ -64,7 +64,7 @@ class Bench:
     ) -> int:
         seq = self.seqs[sender] = self.seqs.get(sender, 0) + 1
         head = Head("job", sender, self.me, seq, "turn", round, tag, kind)
-        self.node.letter(Letter(head, content_to_bytes(content, "test")), now_ns)
+        self.node.letter(Letter(head, content_to_rope(content, "test")), now_ns)
         return seq
 
     def declined(self) -> list[tuple[NodeId, str, str]]:
@@ -231,7 +231,7 @@ def test_letters_are_sent_again_word_for_word_until_settled(tmp_path: Path) -> N
     assert list(bench.node.unsettled) == [sent[0].head.seq, sent[2].head.seq]
     bench.node.begin(0)
     assert [letter.head.seq for letter in bench.letters] == [4, 5, 6]  # numbers are not used again
-    assert content_from_bytes(bench.letters[0].content).arrays["x"].tolist() == [1.0] * 4
+    assert content_from_rope(bench.letters[0].content).arrays["x"].tolist() == [1.0] * 4
 
 
 def test_a_node_without_its_journal_goes_on_where_the_others_are(tmp_path: Path) -> None:

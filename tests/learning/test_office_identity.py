@@ -10,7 +10,7 @@ import pytest
 from tierline.core.clock import ManualClock
 from tierline.core.errors import BadFrame, LinkUnavailable, SecurityError
 from tierline.core.link.attach import Attachment
-from tierline.core.link.content_wire import content_to_bytes
+from tierline.core.link.content_wire import content_to_rope
 from tierline.core.link.learning_wire import parcel_to_wire
 from tierline.core.link.letters import Content, Head, Letter, Part, Present
 from tierline.core.types import NodeId
@@ -42,7 +42,7 @@ def attached(desk: Office) -> Attachment:
 def part_of(*members: NodeId) -> Letter:
     part = Part(np.ones(2, np.int64), len(members) << 32, 32, members, (A, B, FOREIGN))
     head = Head("job", A, SERVER, 1, "turn", 0, "x", "part")
-    return Letter(head, content_to_bytes(Content(part=part), "test"))
+    return Letter(head, content_to_rope(Content(part=part), "test"))
 
 
 def test_an_edge_node_speaks_for_those_below_it_only() -> None:

@@ -23,7 +23,7 @@ from tierline.core.arrays import Params
 from tierline.core.config.sections import Learn
 from tierline.core.errors import BadFrame, ConfigError, NodeFailed, PeerRejected, TierlineError
 from tierline.core.flow.host import Host
-from tierline.core.link.content_wire import content_from_bytes
+from tierline.core.link.content_wire import content_from_rope
 from tierline.core.link.fleet import DEAD_AFTER_BEATS, HEARTBEAT_S
 from tierline.core.link.jobs import Row, jobs_handler
 from tierline.core.link.letters import Letter
@@ -162,7 +162,7 @@ class Jobs:
         self._changed.set()
 
     def report(self, job: Job, letter: Letter) -> None:
-        content = content_from_bytes(letter.content)
+        content = content_from_rope(letter.content)
         document, model = content.arrays.get(REPORT), content.arrays.get(MODEL)
         assert self._stage is not None and self._reports is not None
         text = b"" if document is None else document.tobytes()

@@ -13,7 +13,7 @@ import pytest
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
 from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
-from tierline.core.link.content_wire import content_from_bytes, content_to_bytes
+from tierline.core.link.content_wire import content_from_rope, content_to_rope
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -64,8 +64,8 @@ class Desk:
 
 PARCELS: list[Parcel] = [
     Present((A, B), "job"),
-    Piece(b"abc", HEAD, 3),
-    Piece(b"abc"),
+    Piece((b"abc",), HEAD, 3),
+    Piece((b"abc",)),
     Received(12),
     Settled("job", A, B, (1, 2)),
     Declined("job", A, B, 4, "bad_frame", "no"),
@@ -83,7 +83,7 @@ def test_contents_come_back_as_they_were() -> None:
         for name in ("float32", "float16", "int8", "uint8", "int32", "int64", "bool")
     }
     part = Part(np.array([-(2**60), 5], np.int64), 3 << 70, 40, (A, B))
-    found = content_from_bytes(content_to_bytes(Content(arrays, {"n": -3, "f": 0.1, "one": 1.0}, part), "test"))
+    found = content_from_rope(content_to_rope(Content(arrays, {"n": -3, "f": 0.1, "one": 1.0}, part), "test"))
     assert {name: (a.dtype, a.tolist()) for name, a in found.arrays.items()} == {
         name: (a.dtype, a.tolist()) for name, a in arrays.items()
     }
@@ -94,9 +94,9 @@ def test_contents_come_back_as_they_were() -> None:
 
 def test_what_the_wire_does_not_carry_is_named() -> None:
     with pytest.raises(errors.ShapeMismatch, match="letter: 'x': raw: takes a batch"):
-        content_to_bytes(Content({"x": np.zeros(2, np.float64)}), "letter")
+        content_to_rope(Content({"x": np.zeros(2, np.float64)}), "letter")
     with pytest.raises(errors.ShapeMismatch, match="letter: the whole number 'n' does not fit"):
-        content_to_bytes(Content(numbers={"n": 2**63}), "letter")
+        content_to_rope(Content(numbers={"n": 2**63}), "letter")
 
 
 def hostile(**fields: object) -> bytes:
@@ -130,18 +130,18 @@ def hostile(**fields: object) -> bytes:
     ],
 )
 def test_hostile_contents_are_refused(raw: bytes, error: type[Exception]) -> None:
-    assert content_from_bytes(hostile()).arrays["x"].tolist() == [0.0]
+    assert content_from_rope((hostile(),)).arrays["x"].tolist() == [0.0]
     with pytest.raises(error):
-        content_from_bytes(raw)
+        content_from_rope((raw,))
 
 
 @pytest.mark.parametrize(
     ("parcels", "message"),
     [
-        ([Piece(b"abc")], "belongs to no letter"),
-        ([Piece(b"abc", HEAD, 2)], "belongs to no letter"),
-        ([Piece(b"abc", HEAD, 5), Piece(b"abc", HEAD, 5)], "begins before the end of another letter"),
-        ([Piece(b"abc", HEAD, 2 << 20)], "2097152 bytes, at most 1048576 are taken"),
+        ([Piece((b"abc",))], "belongs to no letter"),
+        ([Piece((b"abc",), HEAD, 2)], "belongs to no letter"),
+        ([Piece((b"abc",), HEAD, 5), Piece((b"abc",), HEAD, 5)], "begins before the end of another letter"),
+        ([Piece((b"abc",), HEAD, 2 << 20)], "2097152 bytes, at most 1048576 are taken"),
         ([Received(1)], "acknowledges 1 bytes that were not sent"),
     ],
 )
@@ -156,12 +156,12 @@ def test_a_peer_that_breaks_the_rules_is_refused(parcels: list[Parcel], message:
 
 def test_a_half_sent_letter_is_no_letter() -> None:
     desk = Desk()
-    Attachment(desk, ManualClock(), is_child=True).take(parcel_to_wire(Piece(b"abc", HEAD, 6)))
+    Attachment(desk, ManualClock(), is_child=True).take(parcel_to_wire(Piece((b"abc",), HEAD, 6)))
     again = Attachment(desk, ManualClock(), is_child=True)
-    for piece in (Piece(b"abc", HEAD, 6), Piece(b"def")):
+    for piece in (Piece((b"abc",), HEAD, 6), Piece((b"def",))):
         assert desk.letters == []
         again.take(parcel_to_wire(piece))
-    assert desk.letters == [Letter(HEAD, b"abcdef")]
+    assert desk.letters == [Letter(HEAD, (b"abcdef",))]
 
 
 def test_a_certificate_speaks_for_its_own_nodes_only() -> None:
@@ -178,7 +178,7 @@ def test_another_protocol_is_refused() -> None:
 
 
 def test_letters_of_all_sizes_cross_a_real_stream() -> None:
-    letters = [Letter(Head("job", A, B, n, "turn", 0, "x"), bytes([n % 251]) * size) for n, size in enumerate(SIZES)]
+    letters = [Letter(Head("job", A, B, n, "turn", 0, "x"), (bytes([n % 251]) * size,)) for n, size in enumerate(SIZES)]
 
     async def cross() -> tuple[Desk, Pacer]:
         desk, clock = Desk(), MonotonicClock()

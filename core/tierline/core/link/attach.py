@@ -17,6 +17,7 @@ import numpy as np
 from tierline.core import errors
 from tierline.core.link.channel import open_channel, reader, why_ended, writer
 from tierline.core.link.dial import Backoff
+from tierline.core.link.fields import between
 from tierline.core.link.fleet import HEARTBEAT_S
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
@@ -160,15 +161,17 @@ class Attachment:
             self._head, self._num_missing = piece.head, piece.num_bytes
             # In one place from the start: large pages of it are made as they are filled.
             self._content = np.empty(piece.num_bytes, np.uint8).data
-        if self._head is None or len(piece.data) > self._num_missing:
+        num_bytes = sum(map(len, piece.data))
+        if self._head is None or num_bytes > self._num_missing:
             raise errors.BadFrame("a piece that belongs to no letter")
-        start = len(self._content) - self._num_missing
-        self._content[start : start + len(piece.data)] = piece.data
-        self._num_missing -= len(piece.data)
-        self._num_received += len(piece.data)
+        for part in piece.data:
+            start = len(self._content) - self._num_missing
+            self._content[start : start + len(part)] = part
+            self._num_missing -= len(part)
+        self._num_received += num_bytes
         self.tell(Received(self._num_received))
         if self._num_missing == 0:
-            letter, self._head = Letter(self._head, self._content.toreadonly()), None
+            letter, self._head = Letter(self._head, (self._content.toreadonly(),)), None
             self._content = memoryview(b"")
             self._desk.letter(self, letter)
 
@@ -186,16 +189,16 @@ class Attachment:
         if room == 0:
             return None
         letter, start = self._letters[0], self._num_cut
-        stop = len(letter.content) if letter.is_kept else len(letter.content) - 1
-        data = memoryview(letter.content)[start : min(start + room, stop)]
-        if not letter.is_kept and not data:
+        stop = min(start + room, letter.num_bytes if letter.is_kept else letter.num_bytes - 1)
+        if not letter.is_kept and stop <= start:
             return None
-        self._num_cut += len(data)
-        if self._num_cut == len(letter.content):
+        self._num_cut = stop
+        if stop == letter.num_bytes:
             self._letters.popleft()
             self._num_cut = 0
-        self.pacer.sent(len(data), now_ns)
-        return parcel_to_wire(Piece(data, letter.head if start == 0 else None, len(letter.content)))
+        self.pacer.sent(stop - start, now_ns)
+        data = between(letter.content, start, stop)
+        return parcel_to_wire(Piece(data, letter.head if start == 0 else None, letter.num_bytes))
 
 
 def learning_handler(

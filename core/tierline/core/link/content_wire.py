@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from tierline.core import coding
 from tierline.core.codec.raw import as_on_wire, in_place
 from tierline.core.errors import BadFrame, ShapeMismatch
-from tierline.core.link.fields import Bytes, cut, field
+from tierline.core.link.fields import Bytes, Rope, cut, field, whole
 from tierline.core.link.letters import Content, Part
 from tierline.core.types import Array, NodeId, Payload, TensorSpec
 from tierline.core.wire import check_sum, payload_from_wire, shape_from_wire
@@ -30,17 +30,16 @@ _MAX_VALUES_PER_BYTE = 1024
 _PADDING = pb.Content.PADDING_FIELD_NUMBER
 _ALIGNMENT, _ALIGNED_FROM = 8, 1024
 """Bytes: of the widest dtype; and from which on it is worth it."""
-_LONG = 1 << 22
-"""Bytes from which on NumPy asks for large pages: touching new memory in small ones takes longer than copying."""
 
 
-def content_to_bytes(content: Content, where: str) -> Bytes:
-    """Not to be written to. Raises ShapeMismatch for an array or a number that the wire does not carry; `where` names
-    the letter."""
+def content_to_rope(content: Content, where: str) -> Rope:
+    """Not to be written to. Arrays are copied, but not a part of a sum: what was made to be sent stays as it is. Raises
+    ShapeMismatch for an array or a number that the wire does not carry; `where` names the letter."""
     out = pb.Content()
     tensors: list[Bytes] = []
     for name, array in content.arrays.items():
         _add_tensor(tensors, name, array, where)
+    tensors = [whole(tensors)] if tensors else []
     for name, value in content.numbers.items():
         if not isinstance(value, int):
             out.fractions[name] = value
@@ -55,13 +54,13 @@ def content_to_bytes(content: Content, where: str) -> Bytes:
         out.sum.weight_units = part.weight_units.to_bytes(_MAX_WEIGHT_BYTES, "little").rstrip(b"\0")
         out.sum.members.extend(part.members)
         out.sum.group.extend(part.group)
-    return _joined([*tensors, out.SerializeToString()])
+    return (*tensors, out.SerializeToString())
 
 
-def content_from_bytes(raw: Bytes) -> Content:
-    """Arrays may be views on `raw`, and then cannot be written to. Raises BadFrame, CorruptPayload, UnknownCodec,
+def content_from_rope(rope: Rope) -> Content:
+    """Arrays may be views on the rope, and then cannot be written to. Raises BadFrame, CorruptPayload, UnknownCodec,
     ShapeMismatch."""
-    tensors, found = _parsed(raw)
+    tensors, found = _parsed(whole(rope))
     arrays = dict(_tensor_from_wire(tensor) for tensor in tensors)
     if len(arrays) < len(tensors):
         raise BadFrame("content: a name stands twice")
@@ -79,9 +78,9 @@ def content_from_bytes(raw: Bytes) -> Content:
     return Content(arrays, numbers, Part(integers, weight_units, found.sum.fraction_bits, members, group))
 
 
-def who_adds(raw: Bytes) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...]]:
+def who_adds(rope: Rope) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...]]:
     """Who made the part of a sum that a content holds, and all who may add to that sum. Raises BadFrame."""
-    found = _parsed(raw)[1].sum
+    found = _parsed(rope[-1])[1].sum  # of a rope that was made here, the tensors come before its last part
     return tuple(map(NodeId, found.members)), tuple(map(NodeId, found.group))
 
 
@@ -92,17 +91,6 @@ def _parsed(raw: Bytes) -> tuple[list[memoryview], pb.Content]:
         return tensors, pb.Content.FromString(rest)
     except DecodeError as error:
         raise BadFrame(f"{len(raw)} bytes that are no content") from error
-
-
-def _joined(parts: list[Bytes]) -> Bytes:
-    num_bytes = sum(map(len, parts))
-    if num_bytes < _LONG:
-        return b"".join(parts)
-    out, at = np.empty(num_bytes, np.uint8).data, 0
-    for part in parts:
-        out[at : at + len(part)] = part
-        at += len(part)
-    return out.toreadonly()
 
 
 def _add_tensor(parts: list[Bytes], name: str, array: Array, where: str) -> None:

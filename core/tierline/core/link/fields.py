@@ -5,13 +5,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tierline.core.errors import BadFrame
 
 Bytes = bytes | memoryview
+Rope = tuple[Bytes, ...]
+"""Bytes in parts, so that what is long need not be copied to stand between what is short."""
 
+_LONG = 1 << 22
+"""Bytes from which on NumPy asks for large pages: touching new memory in small ones takes longer than copying."""
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 _MAX_VARINT_BYTES = 10
+
+
+def between(rope: Rope, start: int, stop: int) -> Rope:
+    """The parts of some of its bytes."""
+    parts: list[Bytes] = []
+    for part in rope:
+        if start < len(part) and stop > 0:
+            parts.append(memoryview(part)[max(0, start) : stop])
+        start, stop = start - len(part), stop - len(part)
+    return tuple(parts)
+
+
+def whole(parts: Sequence[Bytes]) -> Bytes:
+    """The parts behind one another, not to be written to."""
+    num_bytes = sum(map(len, parts))
+    if len(parts) == 1:
+        return parts[0]
+    if num_bytes < _LONG:
+        return b"".join(parts)
+    out, at = np.empty(num_bytes, np.uint8).data, 0
+    for part in parts:
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out.toreadonly()
 
 
 def field(number: int, parts: Sequence[Bytes]) -> list[Bytes]:

@@ -44,7 +44,7 @@ def parcel_to_wire(parcel: Parcel) -> bytes:
         piece = pb.Piece()
         if parcel.head is not None:
             _head_to_wire(parcel.head, parcel.num_bytes, piece.head)
-        inner = [piece.SerializeToString(), *field(pb.Piece.DATA_FIELD_NUMBER, [parcel.data])]
+        inner = [piece.SerializeToString(), *field(pb.Piece.DATA_FIELD_NUMBER, parcel.data)]
         return b"".join(field(pb.Parcel.PIECE_FIELD_NUMBER, inner))
     if isinstance(parcel, Received):
         out.received_bytes = parcel.num_bytes
@@ -96,7 +96,7 @@ def _piece_from_wire(raw: memoryview) -> Piece:
     datas, rest = cut(raw, pb.Piece.DATA_FIELD_NUMBER, "piece")
     if len(datas) > 1:
         raise BadFrame("a piece with its data twice")
-    data = datas[0] if datas else b""
+    data = tuple(datas)
     head = pb.Piece.FromString(rest)
     if not head.HasField("head"):
         return Piece(data)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tierline.core.link.fields import Bytes
+from tierline.core.link.fields import Rope
 from tierline.core.types import Array, NodeId
 
 StepKind = Literal["turn", "resync"]
@@ -61,9 +61,13 @@ class Letter:
     several receivers."""
 
     head: Head
-    content: Bytes
+    content: Rope
+    num_bytes: int = field(init=False, compare=False)
     is_kept: bool = field(default=True, compare=False)
     """It is in its sender's journal; before that, nobody may have the whole of it."""
+
+    def __post_init__(self) -> None:
+        self.num_bytes = sum(map(len, self.content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Present:
 class Piece:
     """Some bytes of a letter; the first piece has its head and the length of the whole."""
 
-    data: Bytes
+    data: Rope
     head: Head | None = None
     num_bytes: int = 0
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tierline.core.errors import NodeFailed
-from tierline.core.link.content_wire import content_to_bytes
-from tierline.core.link.fields import Bytes
+from tierline.core.link.content_wire import content_to_rope
+from tierline.core.link.fields import Rope
 from tierline.core.link.letters import Content, Declined, Head, Letter, LetterKind, Note
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step
@@ -44,14 +44,14 @@ class Outbox:
     ) -> None:
         """Journal and post; what an earlier attempt of this turn has written is on its way already."""
         where = f"{self._me}: {kind} {tag!r}"
-        bodies: dict[int, Bytes] = {}
+        bodies: dict[int, Rope] = {}
         new: list[Letter] = []
         for receiver, content, mark in letters:
             head = Head(self._run, self._me, receiver, self.next_seq, *step, tag, kind, mark)
             if _key(head) not in self._written:
                 self.next_seq += 1
                 if id(content) not in bodies:
-                    bodies[id(content)] = content_to_bytes(content, where)
+                    bodies[id(content)] = content_to_rope(content, where)
                 new.append(Letter(head, bodies[id(content)], is_kept=False))
         if not new:
             return

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tierline.core.errors import TierlineError
-from tierline.core.link.content_wire import content_from_bytes, content_to_bytes, who_adds
+from tierline.core.link.content_wire import content_from_rope, content_to_rope, who_adds
 from tierline.core.link.letters import Content, Head, Letter, Note, Part, Settled
 from tierline.core.types import NodeId
 from tierline.learning.fixed import WeightedSum
@@ -58,7 +58,7 @@ class PreAdder:
         if self.goes_alone(letter):
             return [letter]
         try:
-            part = content_from_bytes(letter.content).part
+            part = content_from_rope(letter.content).part
         except TierlineError:
             return [letter]
         if part is None:
@@ -114,7 +114,7 @@ class PreAdder:
         total: WeightedSum | None = None
         members: list[NodeId] = []
         for letter in letters:
-            part = content_from_bytes(letter.content).part
+            part = content_from_rope(letter.content).part
             assert part is not None
             own = WeightedSum(part.integers, part.weight_units, part.fraction_bits)
             if own.integers.shape != like.integers.shape or own.fraction_bits != like.fraction_bits:
@@ -126,7 +126,7 @@ class PreAdder:
         part = Part(total.integers, total.weight_units, total.fraction_bits, tuple(sorted(members)), like.group)
         held.sent, held.letters = held.letters, {}
         self._sums[letters[0].head.sender, letters[0].head.seq] = _name(head)
-        return [Letter(letters[0].head, content_to_bytes(Content(part=part), str(head)))]
+        return [Letter(letters[0].head, content_to_rope(Content(part=part), str(head)))]
 
 
 def _name(head: Head) -> _Name:

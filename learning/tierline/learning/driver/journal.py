@@ -20,7 +20,7 @@ import numpy as np
 
 from tierline.core.arrays import Floats
 from tierline.core.errors import ConfigError, DataError
-from tierline.core.link.fields import Bytes
+from tierline.core.link.fields import Bytes, Rope
 from tierline.core.link.letters import Head, Letter
 from tierline.core.types import NodeId
 from tierline.learning.driver._peer import Mark, Step
@@ -133,12 +133,12 @@ class Journal:
         rows = self._db.execute(
             "SELECT seq, receiver, step, round, tag, kind, mark, content FROM letter WHERE me = ? ORDER BY seq", (me,)
         ).fetchall()
-        bodies: dict[int, bytes] = {}
+        bodies: dict[int, Rope] = {}
         letters = []
         for seq, receiver, step, round, tag, kind, mark, content in rows:
             if content not in bodies:
                 found = self._db.execute("SELECT body, slot FROM content WHERE id = ?", (content,)).fetchone()
-                bodies[content] = _content(self._path, *found)
+                bodies[content] = (_content(self._path, *found),)
             place = tuple(json.loads(mark)) if mark else None
             head = Head(self._run, me, NodeId(receiver), seq, step, round, tag, kind, place)
             letters.append(Letter(head, bodies[content]))
@@ -158,17 +158,17 @@ class Journal:
         contents: dict[int, int] = {}
         with self._transaction() as transaction:
             for letter in letters:
-                head, body = letter.head, letter.content
-                if id(body) not in contents:
-                    kept = transaction.keep([body])
+                head, rope = letter.head, letter.content
+                if id(rope) not in contents:
+                    kept = transaction.keep(rope)
                     (row,) = self._db.execute("INSERT INTO content (body, slot) VALUES (?, ?) RETURNING id", kept)
-                    contents[id(body)] = row[0]
+                    contents[id(rope)] = row[0]
                 place = json.dumps(head.mark) if head.mark else None
                 self._db.execute(
                     "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         *(head.sender, head.seq, head.receiver, head.step, head.round, head.tag, head.kind, place),
-                        contents[id(body)],
+                        contents[id(rope)],
                     ),
                 )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from tierline.core.arrays import Params
 from tierline.core.errors import BadFrame, CodecError, NodeFailed, PeerRejected, ShapeMismatch, TierlineError
-from tierline.core.link.content_wire import content_from_bytes
+from tierline.core.link.content_wire import content_from_rope
 from tierline.core.link.letters import Content, Declined, Head, Letter, Note, Part, Settled
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.compute import Compute, Job, loss_of
@@ -198,7 +198,7 @@ class LinkNode:
         try:
             if head.sender not in self._task.near or head.sender == self.me:
                 raise PeerRejected(f"{head.sender!r} is no node of this run")
-            content = content_from_bytes(letter.content)
+            content = content_from_rope(letter.content)
             if head.kind == "message":
                 self._take_message(head, content)
             else:
