@@ -25,6 +25,8 @@ from tierline.v1 import tensor_pb2
 SUM = "sum"
 """Name of the tensor of a part of a sum."""
 _MAX_WEIGHT_BYTES = 16
+_UNCOPIED_FROM = 64 << 10
+"""Bytes of a part of a sum."""
 _MAX_VALUES_PER_BYTE = 1024
 """More than any codec here packs; a header cannot make its receiver allocate more."""
 _PADDING = pb.Content.PADDING_FIELD_NUMBER
@@ -54,7 +56,8 @@ def content_to_rope(content: Content, where: str) -> Rope:
         out.sum.weight_units = part.weight_units.to_bytes(_MAX_WEIGHT_BYTES, "little").rstrip(b"\0")
         out.sum.members.extend(part.members)
         out.sum.group.extend(part.group)
-    return (*tensors, out.SerializeToString())
+    rope = (*tensors, out.SerializeToString())
+    return rope if content.part is not None and content.part.integers.nbytes >= _UNCOPIED_FROM else (whole(rope),)
 
 
 def content_from_rope(rope: Rope) -> Content:
