@@ -6,6 +6,7 @@
 #   make test-slow      the tests left out of it         make wheel          sdist and wheel into dist/
 #   make clean          remove everything generated      make wheel-check    install the wheel alone, without torch
 #   make cross-tools    aarch64 compiler and emulators that some tests need; tests skip what is not there
+#   make databases      a PostgreSQL that some tests start clusters of; they skip without it
 #
 # PYTHON=... chooses the interpreter (3.10 to 3.13). Plain `pip install torch` takes whatever build the configured index
 # offers, which is often a large GPU build; TORCH_INDEX=... names another one, for instance the CPU wheel index of
@@ -29,7 +30,7 @@ WHEEL_VENV := build/wheel-venv
 NEEDS_DEVICE := not gpu and not tensorrt
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-slow lint protos protos-check wheel wheel-check cross-tools clean
+.PHONY: setup demo test test-slow lint protos protos-check wheel wheel-check cross-tools databases clean
 
 setup: $(VENV)/.ready
 
@@ -80,16 +81,19 @@ wheel-check: wheel
 	if test -f cli/tierline/cli/main.py; then $(WHEEL_VENV)/bin/tierline --version; fi
 
 # Debian's names. Without root or without these packages nothing fails: the tests that need them say so and skip.
-CROSS_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64-static qemu-x86_64-static
-CROSS_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user-static
-cross-tools:
-	@missing=; for tool in $(CROSS_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+cross-tools: TOOLS := aarch64-linux-gnu-g++ qemu-aarch64-static qemu-x86_64-static
+cross-tools: PACKAGES := g++ g++-aarch64-linux-gnu qemu-user-static
+databases: TOOLS := initdb setpriv
+databases: PACKAGES := postgresql
+cross-tools databases:
+	@PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')"; \
+	missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if test -z "$$missing"; then \
-		echo "cross tools are there"; \
+		echo "$@ are there"; \
 	elif test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null; then \
-		echo "no$$missing, which root installs with apt-get ($(CROSS_PACKAGES)); tests that need them skip"; \
+		echo "no$$missing, which root installs with apt-get ($(PACKAGES)); tests that need them skip"; \
 	else \
-		install="apt-get install -y -q --no-install-recommends $(CROSS_PACKAGES)"; \
+		install="apt-get install -y -q --no-install-recommends $(PACKAGES)"; \
 		$$install >/dev/null 2>&1 || { apt-get update -q >/dev/null 2>&1 && $$install >/dev/null 2>&1; } \
 			|| echo "apt-get installs no$$missing here; tests that need them skip"; \
 	fi

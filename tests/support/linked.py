@@ -50,6 +50,8 @@ class Linked:
     lr: float = 0.1
     job: Job = field(default_factory=Job)
     max_weight: float = float("inf")
+    database: str = ""
+    """URL of one for the journals, in place of files in `folder`."""
     addresses: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +66,7 @@ class Linked:
     @contextlib.asynccontextmanager
     async def office(self, index: int) -> AsyncIterator[Office]:
         clock, rules, task = MonotonicClock(), self.rules(), self.task
-        journal = Journal(self.folder / f"{index}.sqlite", task.run)
+        journal = Journal(self.database or self.folder / f"{index}.sqlite", task.run, name=str(index))
         nodes = [LinkNode(me, rules[me], self.trainers.get(me), self.x, task, journal) for me in self.groups[index]]
         office = Office(task.run, rules, nodes, clock, max_letter_bytes=MAX_LETTER_BYTES)
         async with contextlib.AsyncExitStack() as stack:

@@ -43,8 +43,14 @@ class Learn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What computes; empty: this node only passes on what others learn."""
     data: str = ""
     """What this node has: the name of a data set, or the path of one. Empty: what an experiment deals it of its own."""
+    state: str = ""
+    """URL of a PostgreSQL database for journals; empty: files in `state_dir`."""
 
     def __post_init__(self) -> None:
+        if self.state and not self.state.startswith(("postgresql://", "postgres://")):
+            raise ValueError("state: give the URL of a PostgreSQL database, postgresql://..., or leave it out")
+        if self.state and not self.trainer:
+            raise ValueError('state: nothing computes that would be kept there; write trainer = "torch", too')
         if self.data and not self.trainer:
             raise ValueError('data: nothing computes on it; write trainer = "torch", too')
 

@@ -31,7 +31,7 @@ class PostgresStore:
         self.place = f"{shown(url)} schema {schema}"
         self.remedy = f"remove it by DROP SCHEMA {schema} CASCADE to start again"
         try:
-            with self.transaction():
+            with self._db.transaction():
                 for query in (f"CREATE SCHEMA IF NOT EXISTS {schema}", f"SET search_path = {schema}", tables):
                     self._db.execute(query)
         except self._error as error:

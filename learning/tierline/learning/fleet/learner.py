@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,7 +25,7 @@ from tierline.core.link.letters import Letter
 from tierline.core.link.tasks import end
 from tierline.core.protocols import Clock
 from tierline.core.types import NodeId
-from tierline.learning.driver.journal import Journal
+from tierline.learning.driver.journal import Journal, remove_journal
 from tierline.learning.driver.link import MONITOR, LinkNode
 from tierline.learning.driver.office import Office
 from tierline.learning.experiment.file import Setting
@@ -53,8 +52,8 @@ class Clerk(Protocol):
 
 
 class Learner:
-    """`folder` holds journals. `covers(above, node)` says whether a node of the fleet is another or below it: a
-    certificate speaks for these. Without a population this process only passes letters on."""
+    """`folder` holds journals, or else a `database` by its URL. `covers(above, node)` says whether a node of the fleet
+    is another or below it: a certificate speaks for these. Without a population this process only passes letters on."""
 
     def __init__(
         self,
@@ -66,13 +65,17 @@ class Learner:
         trainer: str = "",
         population: OpenPopulation | None = None,
         clerk: Clerk | None = None,
+        database: str = "",
     ) -> None:
         self._node, self._clock, self._folder, self._covers = node, clock, folder, covers
+        self._database = database
         self._trainer, self._population, self._clerk = trainer, population, clerk
         self._notice, self._document, self._told = Notice(), b"", asyncio.Event()
         self._office: Office | None = None
         self._opened, self._idle = asyncio.Event(), asyncio.Event()
         self._error = ""
+        self._forgotten: set[str] = set()
+        """Runs that have ended, and whose journals are gone."""
 
     # --- what is to be learned --------------------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ class Learner:
                     (self._idle.set if now is None else self._idle.clear)()
                     task = asyncio.create_task(self._take_part(now)) if now is not None else None
                 for run in self._notice.ended:
-                    self._forget(run)
+                    await self._forget(run)
         finally:
             await end([task] if task is not None else [])
 
@@ -150,7 +153,7 @@ class Learner:
             if self._clerk is not None:
                 self._clerk.opened(job, stage)
             until = {me: stage.until[me] for me in here}
-            journal = Journal(self._journal(job.run), job.run)
+            journal = await asyncio.to_thread(self._open_journal, job.run)
             stack.callback(journal.close)
             task, start = stage.task(job.run, job.experiment.measure, reports=True), stage.population.start
             nodes = [LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in here]
@@ -186,14 +189,26 @@ class Learner:
         self._office = None
         office.end(LinkUnavailable(f"{self._node}: job {job.id} is not under way any more"))
 
-    def _journal(self, run: str) -> Path:
-        return self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.sqlite"
+    def _place(self, run: str) -> Path | str:
+        """Of a run's journal."""
+        return self._database or self._folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.sqlite"
 
-    def _forget(self, run: str) -> None:
-        path = self._journal(run)
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        shutil.rmtree(path.with_name(f"{path.name}-long"), ignore_errors=True)
+    def _name(self, run: str) -> str:
+        """Of a run's journal, among those of all nodes that share a database."""
+        return f"{self._node}\0{run}"
+
+    def _open_journal(self, run: str) -> Journal:
+        return Journal(self._place(run), run, name=self._name(run))
+
+    async def _forget(self, run: str) -> None:
+        if run in self._forgotten:
+            return
+        try:
+            await asyncio.to_thread(remove_journal, self._place(run), self._name(run))
+        except TierlineError as error:
+            LOG.error("the journal of run %r is not removed: %s", run, one_line(error))
+            return
+        self._forgotten.add(run)
 
     # --- streams ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ def make_learner(learn: Learn, host: Host, state_dir: Path, clerk: Clerk | None 
         trainer=learn.trainer,
         population=load_trainer(learn),
         clerk=clerk,
+        database=learn.state,
     )
     host.desk.jobs, host.desk.learning = learner.jobs, learner.status
     if host.listener is not None:
