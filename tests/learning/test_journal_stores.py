@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,25 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import throwaway_postgres as throwaway
+from tests.support.linked import Linked
+from tests.support.quadratics import Quadratic
 
+from tierline.core import catalog
+from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, DataError, LinkUnavailable
 from tierline.core.link.letters import Head, Letter
 from tierline.core.types import NodeId
+from tierline.learning.cast import federation
 from tierline.learning.driver import _postgres
 from tierline.learning.driver.journal import Journal, Report, Saved, remove_journal
+from tierline.learning.driver.memory import Memory
+from tierline.learning.rule import Rule
 
 A, B = NodeId("a"), NodeId("b")
 SHORT, LONG = 10, 100_000
 """Bytes; a file keeps the long ones apart."""
-
-
-@pytest.fixture(scope="session")
-def database() -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="no psycopg: pip install 'tierline[postgres]'")
-    if throwaway.why_not():
-        pytest.skip(throwaway.why_not())
-    with throwaway.cluster() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -154,3 +153,25 @@ def test_a_server_that_goes_away_is_told(database: str) -> None:
         journal.settle(A, [])
     journal.close()
     remove_journal(database, "run")
+
+
+def test_a_run_whose_journals_stand_in_a_database_goes_on_from_there(database: str, tmp_path: Path) -> None:
+    def rules() -> dict[NodeId, Rule]:
+        return federation("fedavg", 2, {})
+
+    nodes = tuple(rules())
+    trainers = {me: Quadratic(np.full(4, 0.5 + i), np.arange(4.0), noise=0.1) for i, me in enumerate(nodes)}
+    x = Params.from_arrays({"w": np.zeros(4, np.float32)})
+    star = catalog.make("topology", "star")
+    run = Linked(rules, trainers, star, x, tmp_path, [nodes[:1], nodes[1:]], database=database)
+    for rounds in (2, 5):
+        asyncio.run(asyncio.wait_for(run.run(rounds), 30))
+    memory = Memory(rules(), trainers, star, x, lr=lambda round: run.lr)
+    memory.run(5)
+    journal = Journal(database, "job", name="0")
+    found = journal.saved(nodes[0])
+    journal.close()
+    for index in range(2):
+        remove_journal(database, str(index))
+    assert found is not None and found.round == 5
+    assert np.array_equal(found.state["x"], memory.states()[nodes[0]]["x"])

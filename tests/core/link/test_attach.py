@@ -164,6 +164,38 @@ def test_a_half_sent_letter_is_no_letter() -> None:
     assert desk.letters == [Letter(HEAD, (b"abcdef",))]
 
 
+@pytest.mark.parametrize("content", [(b"abcdef",), (b"abc", b"def"), (b"a",), (b"",)])
+def test_the_end_of_a_letter_waits_until_it_is_kept(content: tuple[bytes, ...]) -> None:
+    desk = Desk()
+    sender, receiver = (Attachment(desk, ManualClock(), is_child=is_child) for is_child in (False, True))
+    letter = Letter(HEAD, content, is_kept=False)
+
+    async def serve() -> None:
+        asked, taken = asyncio.Event(), asyncio.Event()
+
+        async def read() -> bytes | None:
+            await asked.wait()
+            return None
+
+        async def write(raw: bytes) -> None:
+            receiver.take(raw) if parcel_from_wire(raw) != Present((B,)) else None
+            taken.set()
+
+        serving = asyncio.create_task(sender.serve(read, write))
+        await taken.wait()
+        sender.post(letter)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert desk.letters == []
+        letter.is_kept = True
+        sender.kept()
+        asked.set()
+        await serving
+
+    asyncio.run(asyncio.wait_for(serve(), 10))
+    assert desk.letters == [Letter(HEAD, (b"".join(content),))]
+
+
 def test_a_certificate_speaks_for_its_own_nodes_only() -> None:
     stream = Attachment(Desk(), ManualClock(), is_child=True, identity="a")
     stream.take(parcel_to_wire(Present((A, NodeId("a/1")))))

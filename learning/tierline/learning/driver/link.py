@@ -33,7 +33,7 @@ from tierline.learning.driver.journal import Journal, Report, Saved
 from tierline.learning.effects import Exchange, Inbox, Message, Reduce, Reduced
 from tierline.learning.errors import RuleError
 from tierline.learning.fixed import contribution
-from tierline.learning.rule import Rule, Trainer
+from tierline.learning.rule import Rule, State, Trainer
 
 LOG = logging.getLogger("tierline.learning")
 
@@ -102,6 +102,8 @@ class LinkNode:
             self._cursors.update(saved.cursors)
             self._peer.newest.update(saved.cursors)
         self._is_new = saved is None
+        self._before: State | None = None
+        """What the turn that has just finished left behind; copied once, for the journal and for the next turn."""
         self._answers = journal.answers(me, saved)
         self._outbox = Outbox(
             task.run, me, journal, next_seq, lambda letter: self.post(letter), lambda letter: self.kept(letter)
@@ -144,7 +146,8 @@ class LinkNode:
         peer, task = self._peer, self._task
         turn = turn_of(peer, task.draws, task.lr, task.batches, task.job)
         self._begin_turn()
-        peer.running = Running(("turn", peer.round), peer.rule.turn(turn), peer.rule.state(), peer.near)
+        before, self._before = self._before or peer.rule.state(), None
+        peer.running = Running(("turn", peer.round), peer.rule.turn(turn), before, peer.near)
         self._go_on(None, now_ns)
         self._rejoin(now_ns)
 
@@ -436,6 +439,7 @@ class LinkNode:
         peer.compute_ns = 0
         model = None if flat is None or self._task.reports else flat.tobytes()
         saved = Saved(peer.round, peer.num_resyncs, self._outbox.next_seq, peer.rule.state(), dict(self._cursors))
+        self._before = saved.state
         report = Report(document, model)
         self._outbox.scribe.write(
             partial(self.journal.commit, self.me, saved, self._outbox.settled, report), lambda: None
