@@ -83,6 +83,8 @@ def test_certificates_are_those_of_the_state_dir_unless_given(tmp_path: Path) ->
         ("source.0.in_flight=0", r"--set: source\[0\].in_flight = 0: expected a whole number >= 1"),
         ("source.0.budget_ms=-1", r"--set: source\[0\].budget_ms = -1: expected a number >= 0"),
         ("source.0.view=", r"agent.toml: source\[0\].view: is empty"),
+        ("learn.state=mysql://h/d", "agent.toml: learn.state: give the URL of a PostgreSQL database, postgresql://"),
+        ("learn.state=postgresql://h/d", 'agent.toml: learn.state: .*write trainer = "torch", too'),
         ("tls.ca=a.pem", "agent.toml: tls.give ca, cert and key together"),
         ('source=[{view="a",uri="x:"},{view="a",uri="y:"}]', "agent.toml: source: view 'a' is listed twice"),
     ],
