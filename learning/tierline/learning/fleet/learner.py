@@ -150,11 +150,11 @@ class Learner:
         until: dict[NodeId, int | None] = {}
         if here or self._clerk is not None:
             stage = await asyncio.to_thread(self._stage, job, here)
-            if self._clerk is not None:
-                self._clerk.opened(job, stage)
-            until = {me: stage.until[me] for me in here}
             journal = await asyncio.to_thread(self._open_journal, job.run)
             stack.callback(journal.close)
+            if self._clerk is not None:  # from here to the office without a pause: the clerk may ask for it at once
+                self._clerk.opened(job, stage)
+            until = {me: stage.until[me] for me in here}
             task, start = stage.task(job.run, job.experiment.measure, reports=True), stage.population.start
             nodes = [LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in here]
         clerk = self._clerk
