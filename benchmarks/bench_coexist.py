@@ -162,7 +162,7 @@ class Trial:
         times = [record["total_ms"] for record in records if record["view"] == self.views[0]]
         if not times:
             return None
-        p50, p99, most = np.percentile(times, (50, 99, 100))
+        p50, p99, most = np.percentile(times, (50, 99, 100)).tolist()
         return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(most, 2), "count": len(times)}
 
     def _look(self, fleet: Fleet, seconds: float) -> None:

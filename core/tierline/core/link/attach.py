@@ -17,6 +17,7 @@ from tierline.core import errors
 from tierline.core.link.channel import open_channel, reader, why_ended, writer
 from tierline.core.link.dial import Backoff
 from tierline.core.link.fleet import HEARTBEAT_S
+from tierline.core.link.intake import Arriving, Intake
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
 from tierline.core.link.pace import Pacer
@@ -38,6 +39,8 @@ class Desk(Protocol):
 
     max_letter_bytes: int
     """Of the content of one letter; a longer one ends its stream."""
+    intake: Intake
+    """Keeps letters until they are whole."""
 
     def speaks_for(self, identity: str, node: NodeId) -> bool:
         """Whether a peer with this certificate may say that it reaches `node`."""
@@ -81,9 +84,7 @@ class Attachment:
         self._num_cut = 0
         """Bytes of the first letter that have left."""
         self._num_received = 0
-        self._head: Head | None = None
-        self._parts: list[bytes | memoryview] = []
-        self._num_missing = 0
+        self._arriving: tuple[Head, Arriving] | None = None
         self._writer: Writer | None = None
         self._task: asyncio.Task[Any] | None = None
         self._reason: errors.TierlineError | None = None
@@ -121,6 +122,8 @@ class Attachment:
                 raise self._reason from None
             finally:
                 self._writer = self._task = None
+                if self._arriving is not None:
+                    self._arriving[1].close()
                 self._desk.detached(self)
 
     def take(self, raw: bytes) -> None:
@@ -144,23 +147,22 @@ class Attachment:
 
     def _take_piece(self, piece: Piece) -> None:
         if piece.head is not None:
-            if self._head is not None:
+            if self._arriving is not None:
                 raise errors.BadFrame(f"{piece.head}: begins before the end of another letter")
             if piece.num_bytes > self._desk.max_letter_bytes:
                 raise errors.BadFrame(
                     f"{piece.head}: {piece.num_bytes} bytes, at most {self._desk.max_letter_bytes} are taken"
                 )
-            self._head, self._num_missing = piece.head, piece.num_bytes
-        if self._head is None or len(piece.data) > self._num_missing:
+            self._arriving = piece.head, self._desk.intake.open(piece.num_bytes)
+        if self._arriving is None or len(piece.data) > self._arriving[1].num_missing:
             raise errors.BadFrame("a piece that belongs to no letter")
-        self._parts.append(piece.data)
-        self._num_missing -= len(piece.data)
+        head, arriving = self._arriving
+        arriving.append(piece.data)
         self._num_received += len(piece.data)
         self.tell(Received(self._num_received))
-        if self._num_missing == 0:
-            letter, self._head = Letter(self._head, b"".join(self._parts)), None
-            self._parts.clear()
-            self._desk.letter(self, letter)
+        if arriving.num_missing == 0:
+            self._arriving = None
+            self._desk.letter(self, Letter(head, arriving.take()))
 
     def _kick(self) -> None:
         if self._writer is not None:

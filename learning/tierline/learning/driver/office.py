@@ -11,10 +11,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from tierline.core.errors import BadFrame, PeerRejected, TierlineError
 from tierline.core.link.attach import Attachment, is_of
+from tierline.core.link.intake import Intake
 from tierline.core.link.learning_wire import members_of
 from tierline.core.link.letters import Declined, Letter, Note, Present, Settled
 from tierline.core.link.tasks import together
@@ -41,10 +43,13 @@ class Office:
         max_letter_bytes: int,
         speaks_for: Callable[[str, NodeId], bool] = is_of,
         report: Callable[[Letter], None] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """`members` are all nodes of the run, `nodes` those of this process. `report` takes letters to the MONITOR,
-        where that is here; it raises BadFrame for one that cannot be used."""
+        where that is here; it raises BadFrame for one that cannot be used. `folder` is for what memory shall not hold
+        of letters that are coming in."""
         self.max_letter_bytes, self.speaks_for, self._report = max_letter_bytes, speaks_for, report
+        self.intake = Intake(folder)
         self._run, self._members, self._clock = run, frozenset(members), clock
         self._nodes = {node.me: node for node in nodes}
         self._wake = {me: asyncio.Event() for me in self._nodes}

@@ -163,6 +163,7 @@ class Learner:
             max_letter_bytes=job.max_letter_bytes,
             speaks_for=lambda identity, me: me in job.seats and self._covers(identity, job.seats[me]),
             report=None if clerk is None else lambda letter: clerk.report(job, letter),
+            folder=self._folder,
         )
         stack.push_async_callback(asyncio.to_thread, office.close)
         stack.callback(self._close, office, job)
