@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,25 @@ def test_streams_that_send_at_once_share_one_intake(tmp_path: Path) -> None:
             assert desk.intake.num_bytes <= 2 * len(content)
     assert desk.letters == [Letter(HEAD, content)] * 4
     assert desk.intake.num_bytes == 0
+
+
+def test_streams_are_held_up_while_two_letters_wait_to_be_worked_on() -> None:
+    async def run() -> list[int]:
+        intake, taken = Intake(), []
+
+        async def stream(me: int) -> None:
+            await intake.room()
+            taken.append(me)
+            intake.hold()
+
+        streams = [asyncio.ensure_future(stream(me)) for me in range(5)]
+        seen = []
+        for _ in range(4):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            seen.append(len(taken))
+            intake.release()
+        await asyncio.gather(*streams)
+        return seen
+
+    assert asyncio.run(run()) == [2, 3, 4, 5]

@@ -115,6 +115,7 @@ class Attachment:
                 if first is not None:
                     self.take(first)
                 while (raw := await read()) is not None:
+                    await self._desk.intake.room()
                     self.take(raw)
             except asyncio.CancelledError:
                 if self._reason is None:

@@ -3,11 +3,12 @@
 A hundred children that send at once would otherwise have a hundred updates in the memory of their parent, though it
 adds them up one by one. So two letters, and as many more as take no more than FREE_BYTES with them, are kept in memory.
 The rest go to files without a name, which the system's cache holds for as long as it has room; no child waits for
-another.
+another. Whoever works on whole letters more slowly than they come holds up the streams meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,23 @@ class Intake:
         self.num_bytes = 0
         """Announced by the senders of the letters that are kept in memory."""
         self._folder, self._num = folder, 0
+        self._num_held, self._free = 0, asyncio.Event()
+
+    def hold(self) -> None:
+        """Somebody has begun to work on a letter, or will."""
+        self._num_held += 1
+        self._free.clear()
+
+    def release(self) -> None:
+        """And has done so."""
+        self._num_held -= 1
+        self._free.set()
+
+    async def room(self) -> None:
+        """Wait until at most one letter waits to be worked on."""
+        while self._num_held > 1:
+            self._free.clear()
+            await self._free.wait()
 
     def open(self, num_bytes: int) -> Arriving:
         """Room for a letter of so many bytes. Raises DataError where no file can be made."""
@@ -53,7 +71,7 @@ class Arriving:
             try:
                 if folder is not None:
                     folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # until it is taken
             except OSError as error:
                 raise DataError(f"no file for a letter of {num_bytes} bytes: {error}") from error
 

@@ -249,7 +249,8 @@ class Office:
             self._loop = asyncio.get_running_loop()
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 done = self._loop.run_in_executor(self._thread, self._go_on, me, call)
-                done.add_done_callback(lambda _: self._wake[me].set())
+                self.intake.hold()
+                done.add_done_callback(lambda _: self._done(me))
             return
         if not self._local:
             asyncio.get_running_loop().call_soon(self._deliver)
@@ -265,6 +266,10 @@ class Office:
             self._wake[me].set()
         if self._local:
             asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _done(self, me: NodeId) -> None:
+        self.intake.release()
+        self._wake[me].set()
 
     def _go_on(self, me: NodeId, call: Callable[[LinkNode], None]) -> None:
         try:
