@@ -213,7 +213,7 @@ class Jobs:
         rows = await self._learner.compute(lambda: measuring.read(due))
         if self._store.job(job.id)[1] == "running":
             model = stage.model_of(due.models)
-            self._store.note(job.id, rows, model.layout, model.flat)
+            await asyncio.to_thread(self._store.note, job.id, rows, model.layout, model.flat)
 
     def _check(self, job: Job, *, with_nodes: bool) -> None:
         """Raises what a node of the job failed with."""
