@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS version (job INTEGER, round INTEGER, layout TEXT, mod
 
 
 class JobStore:
-    """All on one thread, but for `note`. Raises DataError for a file that cannot be used."""
+    """All on one thread, but for `note` and reports. Raises DataError for a file that cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -129,7 +129,7 @@ class JobReports:
     """What the nodes of one job have reported."""
 
     def __init__(self, store: JobStore, id_: int) -> None:
-        self._db, self._id = store._db, id_
+        self._db, self._path, self._id = store._db, store._path, id_
         self._here: dict[NodeId, set[int]] = {}
         for me, round in self._db.execute("SELECT me, round FROM report WHERE job = ?", (id_,)):
             self._here.setdefault(NodeId(me), set()).add(round)
@@ -138,11 +138,12 @@ class JobReports:
             self._count(me)
 
     def add(self, me: NodeId, round: int, document: str, model: bytes | None) -> None:
-        """Keep the first of each node and round."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO report (job, me, round, document, model) VALUES (?, ?, ?, ?, ?)",
-            (self._id, me, round, document, model),
-        )
+        """Keep the first of each node and round. On any thread, like `note`."""
+        with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+            db.execute(
+                "INSERT OR IGNORE INTO report (job, me, round, document, model) VALUES (?, ?, ?, ?, ?)",
+                (self._id, me, round, document, model),
+            )
         self._here.setdefault(me, set()).add(round)
         self._count(me)
 

@@ -53,8 +53,8 @@ class Office:
         folder: Path | None = None,
     ) -> None:
         """`members` are all nodes of the run, `nodes` those of this process. `report` takes letters to the MONITOR,
-        where that is here; it raises BadFrame for one that cannot be used. `folder` is for what memory shall not hold
-        of letters that are coming in."""
+        where that is here, on the nodes' thread; it raises BadFrame for one that cannot be used. `folder` is for what
+        memory shall not hold of letters that are coming in."""
         self.max_letter_bytes, self.speaks_for, self._report = max_letter_bytes, speaks_for, report
         self.intake = Intake(folder)
         self._run, self._members, self._clock = run, frozenset(members), clock
@@ -213,14 +213,23 @@ class Office:
             self._pass_on([letter])
 
     def _take_report(self, letter: Letter, report: Callable[[Letter], None]) -> None:
-        head = letter.head
-        try:
-            report(letter)
-        except TierlineError as error:
-            LOG.warning("%s: declined: %s", head, error)
-            self._give_back(Declined(head.run, head.sender, MONITOR, head.seq, error.code, str(error)))
+        """On the nodes' thread where there is one: it may hold a model."""
+
+        def taken() -> Note:
+            head = letter.head
+            try:
+                report(letter)
+            except TierlineError as error:
+                LOG.warning("%s: declined: %s", head, error)
+                return Declined(head.run, head.sender, MONITOR, head.seq, error.code, str(error))
+            return Settled(head.run, head.sender, MONITOR, (head.seq,))
+
+        if self._thread is None:
+            self._give_back(taken())
             return
-        self._give_back(Settled(head.run, head.sender, MONITOR, (head.seq,)))
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            done = asyncio.get_running_loop().run_in_executor(self._thread, taken)
+            done.add_done_callback(lambda done: None if done.cancelled() else self._give_back(done.result()))
 
     def _pass_on(self, letters: Iterable[Letter]) -> None:
         for letter in letters:

@@ -41,14 +41,14 @@ OpenPopulation = Callable[[Setting, int, Sequence[NodeId], Sequence[NodeId]], Po
 
 
 class Clerk(Protocol):
-    """Who measures, at the root; called on the event loop."""
+    """Who measures, at the root."""
 
     def opened(self, job: Job, stage: Scene) -> None:
-        """A run begins here, or goes on."""
+        """A run begins here, or goes on; called on the event loop."""
         ...
 
     def report(self, job: Job, letter: Letter) -> None:
-        """Raises BadFrame for one that cannot be used."""
+        """Raises BadFrame for one that cannot be used. Called on the nodes' thread where models are long."""
         ...
 
 
