@@ -115,7 +115,8 @@ class Attachment:
                 if first is not None:
                     self.take(first)
                 while (raw := await read()) is not None:
-                    await self._desk.intake.room()
+                    if self._arriving is not None and self._arriving[1].num_missing <= len(raw):  # it may be the end
+                        await self._desk.intake.room()
                     self.take(raw)
             except asyncio.CancelledError:
                 if self._reason is None:

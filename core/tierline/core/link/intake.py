@@ -3,7 +3,7 @@
 A hundred children that send at once would otherwise have a hundred updates in the memory of their parent, though it
 adds them up one by one. So two letters, and as many more as take no more than FREE_BYTES with them, are kept in memory.
 The rest go to files without a name, which the system's cache holds for as long as it has room; no child waits for
-another. Whoever works on whole letters more slowly than they come holds up the streams meanwhile.
+another. Whoever works on letters more slowly than they come holds up the ends of the next ones meanwhile.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Intake:
         self._free.set()
 
     async def room(self) -> None:
-        """Wait until at most one letter waits to be worked on."""
-        while self._num_held > 1:
+        """Wait until no letter is being worked on."""
+        while self._num_held:
             self._free.clear()
             await self._free.wait()
 
