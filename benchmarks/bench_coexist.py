@@ -53,6 +53,7 @@ SITE = "site"
 POLL_S = 0.1
 IDLE_S = 30.0
 WARM_S = 5.0
+LONGEST_GAP_S = 5.0
 SELDOM_S = 600.0
 """Between samples where none shall be in the way."""
 P99_LIMIT, TIME_LIMIT = 1.5, 1.3
@@ -86,13 +87,13 @@ class Watch:
 
     def busy(self, num_bytes: Sequence[int], begin: int, bps: float) -> tuple[int, int]:
         """First and last index, from `begin` on, of the longest stretch of bulk: a quarter of the link's rate and more,
-        with gaps of less than a second."""
+        with gaps of less than LONGEST_GAP_S."""
         best = (begin, begin)
         first = last = begin
         for i in range(begin, len(self.at) - 1):
             if 8 * (num_bytes[i + 1] - num_bytes[i]) <= 0.25 * bps * (self.at[i + 1] - self.at[i]):
                 continue
-            if self.at[i] - self.at[last] > 1.0:
+            if self.at[i] - self.at[last] > LONGEST_GAP_S:
                 first = i
             last = i + 1
             if self.at[last] - self.at[first] > self.at[best[1]] - self.at[best[0]]:
