@@ -150,6 +150,7 @@ class Node:
             sample = id_ or SampleId(*self.minter, seq)
             if residents.of_sample(sample) is resident:
                 break
+        resident.times.ran(0, 1, spans[SECTION], self.clock.now_ns())
         spans[CAPTURE] = capture_ns
         row = PartRow(
             owner="",
