@@ -12,7 +12,7 @@ Shapes: G vectors of thresholds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -52,15 +52,17 @@ def propose(
     handling_ms: Mapping[str, float] | None = None,
     window_ms: float = 0.0,
     bound: bool = True,
+    look: Callable[[], None] = lambda: None,
 ) -> Proposal:
     """The front of a space and the choice that the goal asks for. A pure function.
 
-    `num_classes` says how long an answer is, `handling_ms` by node what `handling` found in answers. Raises PlanError
-    where nothing meets the goal, naming the nearest that can be met, and where nothing in the space was measured.
+    `num_classes` says how long an answer is, `handling_ms` by node what `handling` found in answers; `look` is called
+    now and then, and may raise to end it. Raises PlanError where nothing meets the goal, naming the nearest that can be
+    met, and where nothing in the space was measured.
     """
     search = _Search(ladder, statistics, profile, hierarchy, goal, effects or Effects(), num_classes, handling_ms or {})
     chosen_space = space or whole_space(ladder, hierarchy)
-    best = search.run(chosen_space, bound)
+    best = search.run(chosen_space, bound, look)
     chosen = search.point(best.chosen(goal, search.describe), window_ms)
     front = [search.point(tag, window_ms) for tag in best.front.tags]
     return Proposal(
@@ -107,7 +109,7 @@ class _Search:
         if (goal.minimise == "energy_j" or goal.max_energy_j is not None) and not goal.watts:
             raise PlanError("goal: energy_j needs watts of the nodes that count, e.g. [goal.watts.device] active = 5")
 
-    def run(self, space: Space, bound: bool) -> Best[Tag]:
+    def run(self, space: Space, bound: bool, look: Callable[[], None]) -> Best[Tag]:
         """Price all of it."""
         self.thresholds.use(space.thresholds)
         best: Best[Tag] = Best(self.goal, Front(len(AXES)), AXES)
@@ -118,6 +120,7 @@ class _Search:
         ideals = [self._ideal(block) for block in blocks]
         order = sorted(range(len(blocks)), key=lambda index: float(ideals[index][AXES[0]].min()))
         for index in order:
+            look()
             block = blocks[index]
             self.num_choices += block.num_codecs * len(self.thresholds.of(block.exits).vectors_GX)
             if bound and block.num_codecs > 1 and best.is_beyond(ideals[index]):
