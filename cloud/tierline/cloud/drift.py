@@ -74,8 +74,8 @@ class Drift:
 
 
 def measured(status: Mapping[str, Mapping[str, Any]], expected: Expected | None = None) -> dict[str, float]:
-    """What a hierarchy's status says, by the names of `tuner.world`: `rtt_ms:NODE` and `up_mbps:NODE` of the link to the
-    parent, `slower:NODE` where it is known how long Sections should take.
+    """What a hierarchy's status says, by the names of `tuner.world`: `rtt_ms:NODE` and `up_mbps:NODE` of the link to
+    the parent, `slower:NODE` where it is known how long Sections should take.
 
     Of a node that measures itself nothing counts: that takes time of its Sections and of its link.
     """

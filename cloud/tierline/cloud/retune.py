@@ -174,7 +174,7 @@ class Retuner:
             self._keep(Decision(at, plan.version, drift, did, why))
 
         try:
-            weighed = await asyncio.to_thread(self._weigh, known, world)
+            weighed = await asyncio.to_thread(weigh, known.worlds, known.choice, world, Deadline(SEARCH_S))
             why = _told(weighed, known.worlds.job.goal)
             is_worth_it = weighed.gain >= self._config.min_gain and not is_same(weighed.best.choice, known.choice)
             if not is_worth_it or self._config.retune == "log":
@@ -185,16 +185,14 @@ class Retuner:
             bundle = self._store.bundle_for(structure_of(weighed.best.choice))
             if bundle is None:
                 bundle = await asyncio.to_thread(self._derive, known, weighed.best.choice)
-            valid = await asyncio.to_thread(ranges, weighed.worlds, weighed.best.choice, world)
+            worlds = Worlds(weighed.worlds.job, Deadline(SEARCH_S), weighed.worlds)
+            valid = await asyncio.to_thread(ranges, worlds, weighed.best.choice, world)
             chosen = plan_of(bundle, weighed.best.choice, self._hierarchy, valid=valid)
             now_tuned = Tuned(tuned.tuning, weighed.best.choice, world)
             made = await self._switcher.choose(bundle, chosen, f"drift: {', '.join(drift)}; {why}", now_tuned)
             say("switched", f"plan {made['version']}: {why}")
         except TierlineError as error:
             say("failed", str(error))
-
-    def _weigh(self, known: _Known, world: Mapping[str, float]) -> Weighed:
-        return weigh(Worlds(known.worlds.job, Deadline(SEARCH_S)), known.choice, world)
 
     def _derive(self, known: _Known, choice: Choice) -> Bundle:
         try:

@@ -3,6 +3,7 @@ that is worth a switch. Pure functions of a Job."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tierline.cloud.tuner.apply import structure_of
@@ -35,12 +36,12 @@ class Weighed:
         return 1 - self.after / self.before if self.before > 0 else 0.0
 
 
-def weigh(worlds: Worlds, choice: Choice, world: World) -> Weighed:
+def weigh(worlds: Worlds, choice: Choice, world: World, look: Callable[[], None] = lambda: None) -> Weighed:
     """Where nothing meets the goal in this world, its limits on quality alone count, so that what can be saved is.
 
-    Raises PlanError where not even these can be met, OutOfTime.
+    `look` as in `Worlds`. Raises PlanError where not even these can be met, OutOfTime.
     """
-    note = ""
+    note, worlds = "", Worlds(worlds.job, look, worlds)
     try:
         best = worlds.best(world)
     except OutOfTime:
@@ -48,9 +49,8 @@ def weigh(worlds: Worlds, choice: Choice, world: World) -> Weighed:
     except PlanError as error:
         note = str(error)
         goal = worlds.job.goal
-        worlds = worlds.with_goal(
-            Goal(goal.minimise, max_quality_loss=goal.max_quality_loss, rate_per_s=goal.rate_per_s, watts=goal.watts)
-        )
+        least = Goal(goal.minimise, goal.max_quality_loss, rate_per_s=goal.rate_per_s, watts=goal.watts)
+        worlds = Worlds(worlds.job.with_changes(goal=least), look, worlds)
         best = worlds.best(world)
     return Weighed(worlds.figure(worlds.priced(choice, world)), best, worlds.figure(best), worlds, note)
 

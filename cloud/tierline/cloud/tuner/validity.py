@@ -29,8 +29,8 @@ _MOST_SEARCHES = 8
 def ranges(
     worlds: Worlds, choice: Choice, world: World | None = None, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, tuple[float, float]]:
-    """Of every quantity that can be measured under this choice, around its value in `world`: `Plan.valid`. Without those
-    that there was no time for."""
+    """Of every quantity that can be measured under this choice, around its value in `world`: `Plan.valid`. Those of
+    `world` come first; those that there was no time for are missing."""
     job, at = worlds.job, world or {}
     found = {}
     stages = job.ladder.stages(choice.cuts, list(choice.exits))
@@ -40,7 +40,7 @@ def ranges(
         for i, stage in zip(placed(stages, path), stages, strict=True)
         if stage.first != stage.last
     }
-    for name, value in {**quantities(job.profile), **at}.items():
+    for name, value in {**at, **quantities(job.profile), **at}.items():
         kind, _, node = name.partition(":")
         if value > 0 and (kind != SLOWER or node in runs_something):
             search = _Ends(worlds, choice, at, name, value)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from tierline.cloud.tuner.choice import Choice, Point
 from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.job import Job
+from tierline.cloud.tuner.outcome import Thresholds
 from tierline.cloud.tuner.search import propose
 from tierline.cloud.tuner.space import Space
 from tierline.cloud.tuner.statistics import Statistics, vectors
@@ -84,24 +86,26 @@ def _rate(link: LinkTime, up_bps: float) -> LinkTime:
 class Worlds:
     """One Job in many worlds. Pure; what is the same in all of them is made once."""
 
-    def __init__(self, job: Job, look: Callable[[], None] = lambda: None, statistics: Statistics | None = None) -> None:
-        """`look` is called now and then, and may raise to end a search. Raises BundleError."""
-        self.job, self._look = job, look
-        self._statistics = statistics or Statistics(read_outcomes(job.bundle))
+    def __init__(self, job: Job, look: Callable[[], None] = lambda: None, former: Worlds | None = None) -> None:
+        """`look` is called now and then, and may raise to end a search; `former`: of the same Job but for its goal.
 
-    def with_goal(self, goal: Goal) -> Worlds:
-        """The same with another goal."""
-        return Worlds(self.job.with_changes(goal=goal), self._look, self._statistics)
+        Raises BundleError.
+        """
+        self.job, self._look = job, look
+        if former is None:
+            statistics = Statistics(read_outcomes(job.bundle))
+            self._made = statistics, Thresholds(statistics, job.effects)
+        else:
+            self._made = former._made
 
     def best(self, world: World) -> Point:
         """What the goal asks for. Raises PlanError where nothing meets it."""
-        return self._propose(world, self.job.goal, None)
+        return self._propose(world, self.job.goal, with_front=False, thresholds=self._made[1])
 
     def priced(self, choice: Choice, world: World) -> Point:
         """One choice, whether it meets the goal's limits or not. Raises PlanError where it was not measured."""
         goal = self.job.goal
-        free = Goal(goal.minimise, rate_per_s=goal.rate_per_s, watts=goal.watts)
-        return self._propose(world, free, only(choice))
+        return self._propose(world, Goal(goal.minimise, rate_per_s=goal.rate_per_s, watts=goal.watts), only(choice))
 
     def figure(self, point: Point) -> float:
         """What the goal makes small; infinite where a limit is not met."""
@@ -110,11 +114,11 @@ class Worlds:
             return float("inf")
         return float(getattr(told, self.job.goal.minimise))
 
-    def _propose(self, world: World, goal: Goal, space: Space | None) -> Point:
+    def _propose(self, world: World, goal: Goal, space: Space | None = None, **more: Any) -> Point:
         job = self.job
         return propose(
             job.ladder,
-            self._statistics,
+            self._made[0],
             in_world(job.profile, world),
             job.hierarchy,
             goal,
@@ -124,6 +128,7 @@ class Worlds:
             handling_ms=job.handling_ms,
             window_ms=job.join.window_ms,
             look=self._look,
+            **more,
         ).chosen
 
 

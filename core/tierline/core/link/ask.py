@@ -174,8 +174,8 @@ async def change_plan(
     timeout_s: float = SWITCH_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Give a running hierarchy another Plan, at its root: with other knobs, or for another Bundle, which is brought
-    there first. `settings` are KEY=VALUE as in cloud.toml's table `[plan]`; `plan` is a whole Plan for that Bundle, `tuning`
-    what that was chosen from."""
+    there first. `settings` are KEY=VALUE as in cloud.toml's table `[plan]`; `plan` is a whole Plan for that Bundle,
+    `tuning` what that was chosen from."""
     asker = Asker(address, tls)
     async with asker.channel:
         if bundle is not None:
