@@ -1,8 +1,8 @@
 """When what is measured leaves what the Plan in force was chosen for, the root searches again, and goes over to what is
 better by enough.
 
-The search is the Tuner's, on a thread and with a deadline; the world is the Profile's, with what has drifted as it is
-now. Every decision is a line of the log and of `state_dir/decisions.jsonl`.
+The search is the Tuner's, on a thread and with a deadline; the world is the Profile's, with what has drifted, now or
+before, as it is now. Every decision is a line of the log and of `state_dir/decisions.jsonl`.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ class Retuner:
         self._state = "searching"
         base = {**quantities(known.worlds.job.profile), **tuned.world}
         drift = [f"{x.name} {base[x.name]:.4g} -> {x.value:.4g}" for x in found]
-        world = {**tuned.world, **{x.name: x.value for x in found}}
+        # What was once out may be back in its range: of all that is not as in the Profile, the latest counts.
+        world = {name: self._measured.get(name, value) for name, value in tuned.world.items()}
+        world.update({x.name: x.value for x in found})
         for one in found:
             LOG.info("%s", one.told())
 

@@ -20,7 +20,7 @@ from tierline.cloud.tuner.world import RTT, SLOWER, OutOfTime, World, Worlds, qu
 from tierline.core.errors import PlanError
 
 MARGIN = 0.05
-FAR = 32.0
+FAR = 100.0
 """Ranges end at so many times the value, and at that part of it."""
 _PRECISION = 1.01
 _MOST_SEARCHES = 8
