@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,10 +131,13 @@ class Retuner:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         async def done() -> None:
             try:
                 await work
+            except Exception:  # a bug of ours must not end a root that serves
+                LOG.exception("tuning again failed")
+                self._config = msgspec.structs.replace(self._config, retune="off")
             finally:
                 self._task, self._state = None, ""
 

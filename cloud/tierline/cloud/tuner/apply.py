@@ -56,9 +56,9 @@ def codecs_of(manifest: Manifest, choice: Choice) -> list[str]:
 
 def structure_of(choice: Choice) -> tuple[Any, ...]:
     """Equal for choices that the same Bundle can run: what else differs are knobs."""
-    codec = choice.codecs.get(next(iter(choice.cuts)), "raw")
-    sends_pixels = INPUT in choice.cuts.values() and tuple(codec_for(codec).dtypes) == ("uint8",)
-    return tuple(choice.cuts.items()), tuple(choice.exits), tuple(sorted(choice.engines.items())), sends_pixels
+    sends = [choice.codecs[tier] for tier, cut in choice.cuts.items() if cut == INPUT and tier in choice.codecs]
+    sends_pixels = any(tuple(codec_for(token).dtypes) == ("uint8",) for token in sends)
+    return sorted(choice.cuts.items()), list(choice.exits), sorted(choice.engines.items()), sends_pixels
 
 
 def plan_of(

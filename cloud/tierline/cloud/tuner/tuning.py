@@ -37,8 +37,8 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An `.npz` file."""
 
     def document(self) -> bytes:
-        """Canonical JSON."""
-        return msgspec.json.encode(self, order="sorted")
+        """JSON; tables keep their order, for cuts go upwards."""
+        return msgspec.json.encode(self)
 
     def digest(self) -> str:
         """sha256 of the document."""
