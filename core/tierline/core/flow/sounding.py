@@ -1,7 +1,7 @@
 """The way to the parent as it is now: its round trip and its rate, while a Plan was chosen for a range of them.
 
-Samples tell the rate where they fill the link (`link.rate`). Where they leave gaps, nothing that is idle is counted: a
-short train is sent now and then instead, whose bytes are counted at the other end from its first message on. Behind
+Samples tell the rate where they fill the link (`link.rate`). Where they leave gaps, nothing that is idle is counted:
+short trains are sent now and then instead, whose bytes are counted at the other end from the first message on. Behind
 samples that fill the link a ping waits in their queue, so then it says nothing about the length of the way.
 """
 
@@ -23,7 +23,7 @@ NUM_KEPT = 3
 class Sounder(Protocol):
     """What sounding needs of the way up."""
 
-    async def sound(self, known_bps: float, former_bps: float) -> tuple[int, float]:
+    async def sound(self, known_bps: float) -> tuple[int, float]:
         """Round trip in nanoseconds and bits per second up. Raises TierlineError."""
         ...
 
@@ -51,7 +51,7 @@ class Sounding:
         assert link is not None  # whoever has a Sounder has a link
         known_bps, _ = link.sent_bps()
         try:
-            rtt_ns, up_bps = await parent.sound(known_bps, 1e6 * self._up_mbps[-1] if self._up_mbps else 0.0)
+            rtt_ns, up_bps = await parent.sound(known_bps)
         except TierlineError:
             return
         if not known_bps and not link.sent_bps()[0]:

@@ -28,8 +28,8 @@ NUM_TRAINS = 5
 FIRST_TRAIN_BYTES = 16 << 10
 MAX_TRAIN_BYTES = 512 << 10
 TRAIN_S = 0.1
-NUM_SOUNDING_PINGS, SOUNDING_S, MAX_SOUNDING_BYTES = 3, 0.03, 64 << 10
-"""What is sent now and then while a hierarchy serves; a train of FIRST_TRAIN_BYTES at least."""
+NUM_SOUNDING_PINGS, SOUNDING_S, MIN_SOUNDING_BYTES, MAX_SOUNDING_BYTES = 3, 0.05, 6 << 10, 64 << 10
+"""What is sent now and then while a hierarchy serves."""
 MAX_PROBE_BYTES = 4 * NUM_TRAINS * MAX_TRAIN_BYTES
 """More in one call is refused."""
 _PIECES = 16
@@ -104,16 +104,19 @@ async def probe_link(call: Any, node: str, clock: Clock, count: Count, known: tu
     return LinkRates(rtt_ns, up_bps, down_bps, up_s + down_s, "payloads" if known[0] else "probe")
 
 
-async def sound_link(call: Any, node: str, clock: Clock, known_bps: float, former_bps: float) -> tuple[int, float]:
-    """As `probe_link`, at the price of a few messages and one short train up: shortest round trip in nanoseconds, and
+async def sound_link(call: Any, node: str, clock: Clock, known_bps: float) -> tuple[int, float]:
+    """As `probe_link`, at the price of a few messages and two short trains up: shortest round trip in nanoseconds, and
     bits per second up.
 
-    `known_bps`: where samples tell the rate, no train goes up; `former_bps`: what was found last, for its length.
+    `known_bps`: where samples tell the rate, no train goes up. The first train is so short that a link which has become
+    slow keeps its heartbeats; the second takes SOUNDING_S of the link, if that is more.
     """
     rtt_ns, up_bps = await _shortest_ping(call, node, clock, NUM_SOUNDING_PINGS), known_bps
     if not up_bps:
-        wanted = int(former_bps / 8 * SOUNDING_S)
-        num_bytes, ns = await _train_up(call, min(MAX_SOUNDING_BYTES, max(FIRST_TRAIN_BYTES, wanted)))
+        num_bytes, ns = await _train_up(call, MIN_SOUNDING_BYTES)
+        length = min(MAX_SOUNDING_BYTES, int(num_bytes / ns * 1e9 * SOUNDING_S))
+        if length > MIN_SOUNDING_BYTES:
+            num_bytes, ns = await _train_up(call, length)
         up_bps = num_bytes * 8e9 / ns
     await call.done_writing()
     await call.read()  # the parent's end of it

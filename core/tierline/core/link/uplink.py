@@ -76,9 +76,9 @@ class Uplink:
             lambda call: probe_link(call, self._node, self._clock, received_bytes(link), link.sent_bps())
         )
 
-    async def sound(self, known_bps: float, former_bps: float) -> tuple[int, float]:
+    async def sound(self, known_bps: float) -> tuple[int, float]:
         """Shortest round trip in nanoseconds and bits per second up, for the price of some KiB; see `sound_link`."""
-        return await self._probing(lambda call: sound_link(call, self._node, self._clock, known_bps, former_bps))
+        return await self._probing(lambda call: sound_link(call, self._node, self._clock, known_bps))
 
     async def _probing(self, ask: Callable[[Any], Awaitable[_T]]) -> _T:
         with self._calling() as fleet:
