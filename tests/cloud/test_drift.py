@@ -52,7 +52,7 @@ def test_what_is_not_measured_changes_nothing() -> None:
     assert drift.look(0, 1, RANGES, {"rtt_ms:edge": 90.0, "other": 1.0}) == []
     assert drift.look(5, 1, RANGES, {}) == []
     (word,) = drift.look(10, 1, RANGES, {"rtt_ms:edge": 90.0})
-    assert word.told() == "rtt_ms:edge is 90, the Plan was chosen for 40 to 60"
+    assert word.told() == "rtt_ms:edge is 90, the Plan holds for 40 to 60"
 
 
 def test_a_world_that_goes_to_and_fro_is_followed_ever_more_slowly() -> None:
@@ -67,6 +67,25 @@ def test_a_world_that_goes_to_and_fro_is_followed_ever_more_slowly() -> None:
     gaps = [b - a for a, b in itertools.pairwise(seconds)]
     assert gaps[0] >= 60 and gaps[1] >= 120 and gaps[2] >= 240 and gaps[4] >= 960
     assert len(seconds) <= 12
+
+
+def test_several_that_have_moved_far_are_out_together() -> None:
+    ranges = {"rtt_ms:edge": (5.0, 500.0), "up_mbps:edge": (0.1, 100.0)}
+    base = {"rtt_ms:edge": 50.0, "up_mbps:edge": 5.0}
+
+    def told_of(*worlds: dict[str, float]) -> list[str]:
+        drift, found = Drift(hold_s=10, rest_s=60), list[str]()
+        for second in range(20):
+            world = worlds[second % len(worlds)]
+            found += [x.name for x in drift.look(float(second), 1, ranges, world, base)]
+        return found
+
+    wifi = {"rtt_ms:edge": 10.0, "up_mbps:edge": 20.0}
+    assert told_of(wifi) == ["rtt_ms:edge", "up_mbps:edge"]
+    assert told_of(*({name: value} for name, value in wifi.items())) == ["up_mbps:edge"], "measured in turns"
+    assert told_of({**wifi, "rtt_ms:edge": 50.0}) == [], "one alone is within its range"
+    assert told_of({"rtt_ms:edge": 60.0, "up_mbps:edge": 6.0}) == [], "neither is far"
+    assert told_of(wifi, {**wifi, "up_mbps:edge": 5.0}) == [], "to and fro"
 
 
 def test_after_a_quiet_time_the_first_rest_is_back() -> None:

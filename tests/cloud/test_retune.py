@@ -78,11 +78,11 @@ class World:
         self.whys.append(why)
         return {"version": plan.version}
 
-    async def run(self, seconds: float, up_mbps: Callable[[float], float]) -> None:
+    async def run(self, seconds: float, up_mbps: Callable[[float], float], rtt_ms: float = 4.0) -> None:
         """One look a second; what it begins is waited for, and takes no time."""
         until_s = self.now_s + seconds
         while self.now_s < until_s:
-            way = {"rtt_ms": 4.0, "up_mbps": up_mbps(self.now_s)}
+            way = {"rtt_ms": rtt_ms, "up_mbps": up_mbps(self.now_s)}
             self.retuner.look(self.now_s, {"device": {"connected": True, "way": way}, "cloud": {"connected": True}})
             if self.retuner._task is not None:
                 await asyncio.wait((self.retuner._task,))
@@ -117,6 +117,22 @@ def test_a_lasting_change_switches_once_and_back_after_the_rest(kept: Path, tmp_
         again = World(kept, tmp_path)  # the same folder, after a restart
         assert again.store.in_force().version == 3 and again.device_cut() == "input"
         assert again.decided() == ["switched", "switched"]
+
+    asyncio.run(run())
+
+
+def test_what_went_together_comes_back_together(kept: Path, tmp_path: Path) -> None:
+    """At the slow link's round trip no rate is worth going back, at its rate no round trip: at both as before it is."""
+
+    async def run() -> None:
+        world = World(kept, tmp_path)
+        await world.run(100, lambda now_s: SLOW, rtt_ms=12.0)
+        assert world.device_cut() == "max_pool2d"
+        valid = world.store.in_force().valid
+        assert valid["up_mbps:device"][1] > 0.45 * FAST and valid["rtt_ms:device"][0] < 4.0
+        await world.run(400, lambda now_s: 0.45 * FAST)
+        assert (world.device_cut(), world.decided()) == ("input", ["switched", "switched"])
+        assert "rtt_ms:device 12 -> 4, up_mbps:device 0.1 -> 9" in world.whys[-1]
 
     asyncio.run(run())
 

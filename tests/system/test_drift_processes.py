@@ -80,11 +80,20 @@ def test_the_cut_follows_the_link(
         def under(version: int, count: int = 10) -> None:
             world.until(f"plan {version}", lambda: sum(r["plan"] == version for r in world.news("device")) >= count)
 
+        def measured(is_so: Callable[[float], bool]) -> None:
+            def holds() -> bool:
+                tuning = world.status()["cloud"].get("tuning", {})
+                return is_so(tuning.get("measured", {}).get("up_mbps:device", 1.0))
+
+            world.until("soundings that tell", holds)
+
         under(2)
         assert {r["hops"][-1]["node"] for r in world.news("device") if r["plan"] == 2} == {"cloud"}
         fleet.relays["cloud"].ask(set=SLOW)
+        measured(lambda mbps: mbps < 0.3)
         under(3)
         fleet.relays["cloud"].ask(set={"mbit": 20})
+        measured(lambda mbps: mbps > 5.0)
         under(4)
         plans = listed()
         status = world.status()["cloud"]["tuning"]

@@ -1,9 +1,11 @@
 """Tells when what is measured has left the ranges that a Plan was chosen for, and stays out of them.
 
-A pure function of measurements and their times. Three things keep it from flapping: a range is left only beyond a
-margin, the quantity has to stay out for a while, and after word was given there is a rest, in which a new Plan can
-show what it does. A word that comes soon after the rest before it doubles the rest: a world that goes to and fro is
-followed ever more slowly.
+A pure function of measurements and their times. A range is about one quantity while the others are as they were: where
+several have moved far from that, they count as out together, whatever their ranges.
+
+Three things keep it from flapping: a range is left only beyond a margin, the quantity has to stay out for a while, and
+after word was given there is a rest, in which a new Plan can show what it does. A word that comes soon after the rest
+before it doubles the rest: a world that goes to and fro is followed ever more slowly.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from tierline.cloud.tuner.world import RTT, SLOWER, UP
 
 MARGIN = 0.1
 """Of the nearer end of a range."""
+FAR_OFF = 1.5
+"""Two quantities or more that are off by such a factor are out together."""
 HOLD_S = 10.0
 """So long it has to be out, at every measurement."""
 REST_S = 60.0
@@ -30,7 +34,7 @@ Expected = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 @dataclass(frozen=True, slots=True)
 class Drifted:
-    """One quantity that is not what the Plan was chosen for."""
+    """One quantity that is not what the Plan was chosen for, alone or with others."""
 
     name: str
     value: float
@@ -39,7 +43,7 @@ class Drifted:
 
     def told(self) -> str:
         """In words."""
-        return f"{self.name} is {self.value:.4g}, the Plan was chosen for {self.low:.4g} to {self.high:.4g}"
+        return f"{self.name} is {self.value:.4g}, the Plan holds for {self.low:.4g} to {self.high:.4g}"
 
 
 class Drift:
@@ -49,18 +53,30 @@ class Drift:
         self._hold_s, self._shortest_s = hold_s, rest_s
         self._version = 0
         self._out_since: dict[str, float] = {}
+        self._far_off: set[str] = set()
         self._told_s, self._rest_s = float("-inf"), rest_s
 
-    def look(self, now_s: float, version: int, ranges: Ranges, measured: Mapping[str, float]) -> list[Drifted]:
-        """What has drifted; empty where nothing has, or where that was said not long ago. Quantities that were not
-        measured this time neither begin nor end anything."""
+    def look(
+        self,
+        now_s: float,
+        version: int,
+        ranges: Ranges,
+        measured: Mapping[str, float],
+        base: Mapping[str, float] | None = None,
+    ) -> list[Drifted]:
+        """What has drifted; empty where nothing has, or where that was said not long ago. `base`: the values that the
+        Plan was chosen at. Quantities that were not measured this time neither begin nor end anything."""
         if version != self._version:
-            self._version, self._out_since = version, {}
-        for name, value in measured.items():
-            if name not in ranges:
-                continue
+            self._version, self._out_since, self._far_off = version, {}, set()
+        known = {name: value for name, value in measured.items() if name in ranges}
+        for name, value in known.items():
+            chosen_at = (base or {}).get(name, value)
+            is_far = max(value, chosen_at) > FAR_OFF * min(value, chosen_at)
+            self._far_off = self._far_off | {name} if is_far else self._far_off - {name}
+        for name, value in known.items():
             low, high = ranges[name]
-            if low * (1 - MARGIN) <= value <= high * (1 + MARGIN):
+            is_in = low * (1 - MARGIN) <= value <= high * (1 + MARGIN)
+            if is_in and (name not in self._far_off or len(self._far_off) < 2):
                 self._out_since.pop(name, None)
             else:
                 self._out_since.setdefault(name, now_s)

@@ -69,6 +69,8 @@ class _Known:
     choice: Choice
     worlds: Worlds
     expected: Expected
+    base: Mapping[str, float]
+    """What it was chosen at."""
 
 
 class Retuner:
@@ -106,7 +108,7 @@ class Retuner:
             self._begin(self._learn(plan, tuned))
             return
         self._measured = measured(status, self._known.expected)
-        found = self._drift.look(now_s, plan.version, plan.valid, self._measured)
+        found = self._drift.look(now_s, plan.version, plan.valid, self._measured, self._known.base)
         if found and not self._was_weighed(plan, found):
             self._begin(self._again(plan, tuned, self._known, found))
 
@@ -155,7 +157,8 @@ class Retuner:
         def read() -> _Known:
             job = self._tunings.find(tuned.tuning).job(self._store.bundle(), self._goal)
             worlds = Worlds(job)
-            return _Known(plan.version, tuned.choice, worlds, expected_ms(worlds, tuned.choice))
+            base = {**quantities(job.profile), **tuned.world}
+            return _Known(plan.version, tuned.choice, worlds, expected_ms(worlds, tuned.choice), base)
 
         try:
             self._known = await asyncio.to_thread(read)
@@ -166,8 +169,7 @@ class Retuner:
 
     async def _again(self, plan: Plan, tuned: Tuned, known: _Known, found: Sequence[Drifted]) -> None:
         self._state = "searching"
-        base = {**quantities(known.worlds.job.profile), **tuned.world}
-        drift = [f"{x.name} {base[x.name]:.4g} -> {x.value:.4g}" for x in found]
+        drift = [f"{x.name} {known.base[x.name]:.4g} -> {x.value:.4g}" for x in found]
         # What was once out may be back in its range: of all that is not as in the Profile, the latest counts.
         world = {name: self._measured.get(name, value) for name, value in tuned.world.items()}
         world.update({x.name: x.value for x in found})
