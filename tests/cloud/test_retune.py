@@ -78,12 +78,14 @@ class World:
         self.whys.append(why)
         return {"version": plan.version}
 
-    async def run(self, seconds: float, up_mbps: Callable[[float], float], rtt_ms: float = 4.0) -> None:
+    async def run(self, seconds: float, up_mbps: Callable[[float], float], rtt_ms: float = 4.0, **more: Any) -> None:
         """One look a second; what it begins is waited for, and takes no time."""
         until_s = self.now_s + seconds
         while self.now_s < until_s:
             way = {"rtt_ms": rtt_ms, "up_mbps": up_mbps(self.now_s)}
-            self.retuner.look(self.now_s, {"device": {"connected": True, "way": way}, "cloud": {"connected": True}})
+            self.retuner.look(
+                self.now_s, {"device": {"connected": True, "way": way, **more}, "cloud": {"connected": True}}
+            )
             if self.retuner._task is not None:
                 await asyncio.wait((self.retuner._task,))
             self.now_s += 1
@@ -133,6 +135,52 @@ def test_what_went_together_comes_back_together(kept: Path, tmp_path: Path) -> N
         await world.run(400, lambda now_s: 0.45 * FAST)
         assert (world.device_cut(), world.decided()) == ("input", ["switched", "switched"])
         assert "rtt_ms:device 12 -> 4, up_mbps:device 0.1 -> 9" in world.whys[-1]
+
+    asyncio.run(run())
+
+
+def test_a_device_that_gets_slow_gives_its_part_away(kept: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(kept, tmp_path)
+        await world.run(100, lambda now_s: 0.3)
+        assert world.device_cut() == "max_pool2d"
+        low, high = world.store.in_force().valid["slower:device"]
+        assert world.retuner._known is not None
+        expected_ms = world.retuner._known.expected["device"]["0"][1]
+        sections = {"0": {"rows": 1, "ms": expected_ms * high * 1.05, "runs": 50}}
+        await world.run(100, lambda now_s: 0.3, sections=sections)
+        assert world.decided() == ["switched"], "within the margin"
+        sections["0"]["ms"] = expected_ms * high * 2
+        await world.run(300, lambda now_s: 0.3, sections=sections)
+        assert world.device_cut() == "input" and "slower:device 1 -> " in world.whys[-1]
+        assert low < 1 < high
+
+    asyncio.run(run())
+
+
+def test_a_hand_that_comes_meanwhile_counts(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        world = World(kept, tmp_path)
+
+        def slow_ranges(*args: Any) -> dict[str, tuple[float, float]]:
+            world.store.change(["codecs.device=raw"], 0, False)
+            return ranges(*args)
+
+        monkeypatch.setattr(retune_module, "ranges", slow_ranges)
+        await world.run(100, lambda now_s: SLOW)
+        assert world.whys == [] and world.store.in_force().codecs[0] == "raw"
+        assert "somebody else has put plan 2 in force" in world.retuner.record()["decisions"][0]["why"]
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_read_is_said_once(kept: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        world = World(kept, tmp_path)
+        for path in (tmp_path / "tunings").iterdir():
+            path.unlink()
+        await world.run(100, lambda now_s: SLOW)
+        assert caplog.text.count("plan 1 cannot be tuned again") == 1
 
     asyncio.run(run())
 

@@ -96,13 +96,21 @@ class Retuner:
         self._measured: dict[str, float] = {}
         self._weighed: tuple[int, dict[str, float]] = (0, {})
         self._decisions = deque(_read(self._path), NUM_TOLD)
+        self._unfit = 0
+        """Version of a Plan that cannot be tuned again."""
         self._task: asyncio.Task[None] | None = None
+        self._deadline = Deadline(0.0)
         self._state = ""
+
+    def is_watching(self) -> bool:
+        """Whether a look is worth a status."""
+        plan, is_off = self._store.in_force(), self._config.retune == "off"
+        return bool(plan.valid) and not is_off and self._task is None and self._unfit != plan.version
 
     def look(self, now_s: float, status: Mapping[str, Mapping[str, Any]]) -> None:
         """Compare a status with the Plan in force. What follows runs beside."""
         plan, tuned = self._store.in_force(), self._store.tuned()
-        if not plan.valid or tuned is None or self._config.retune == "off" or self._task is not None:
+        if tuned is None or not self.is_watching():
             return
         if self._known is None or self._known.version != plan.version:
             self._begin(self._learn(plan, tuned))
@@ -128,6 +136,7 @@ class Retuner:
     async def close(self) -> None:
         """Give up what is under way."""
         if self._task is not None:
+            self._deadline.end()
             self._task.cancel()
             await asyncio.wait((self._task,))
 
@@ -139,7 +148,7 @@ class Retuner:
                 await work
             except Exception:  # a bug of ours must not end a root that serves
                 LOG.exception("tuning again failed")
-                self._config = msgspec.structs.replace(self._config, retune="off")
+                self._unfit = self._store.in_force().version
             finally:
                 self._task, self._state = None, ""
 
@@ -164,8 +173,7 @@ class Retuner:
             self._known = await asyncio.to_thread(read)
         except TierlineError as error:
             LOG.error("plan %d cannot be tuned again: %s", plan.version, error)
-            self._known = None
-            self._config = msgspec.structs.replace(self._config, retune="off")
+            self._unfit = plan.version
 
     async def _again(self, plan: Plan, tuned: Tuned, known: _Known, found: Sequence[Drifted]) -> None:
         self._state = "searching"
@@ -181,7 +189,8 @@ class Retuner:
             self._keep(Decision(at, plan.version, drift, did, why))
 
         try:
-            weighed = await asyncio.to_thread(weigh, known.worlds, known.choice, world, Deadline(SEARCH_S))
+            self._deadline = Deadline(SEARCH_S)
+            weighed = await asyncio.to_thread(weigh, known.worlds, known.choice, world, self._deadline)
             why = _told(weighed, known.worlds.job.goal)
             is_worth_it = weighed.gain >= self._config.min_gain and not is_same(weighed.best.choice, known.choice)
             if not is_worth_it or self._config.retune == "log":
@@ -192,10 +201,14 @@ class Retuner:
             bundle = self._store.bundle_for(structure_of(weighed.best.choice))
             if bundle is None:
                 bundle = await asyncio.to_thread(self._derive, known, weighed.best.choice)
-            worlds = Worlds(weighed.worlds.job, Deadline(SEARCH_S), weighed.worlds)
+            self._deadline = Deadline(SEARCH_S)
+            worlds = Worlds(weighed.worlds.job, self._deadline, weighed.worlds)
             valid = await asyncio.to_thread(ranges, worlds, weighed.best.choice, world)
             chosen = plan_of(bundle, weighed.best.choice, self._hierarchy, valid=valid)
             now_tuned = Tuned(tuned.tuning, weighed.best.choice, world)
+            if self._store.in_force() is not plan:
+                say("kept", f"somebody else has put plan {self._store.in_force().version} in force meanwhile")
+                return
             made = await self._switcher.choose(bundle, chosen, f"drift: {', '.join(drift)}; {why}", now_tuned)
             say("switched", f"plan {made['version']}: {why}")
         except TierlineError as error:

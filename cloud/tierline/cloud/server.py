@@ -131,7 +131,8 @@ class Server:
         """Until cancelled: compare what nodes measure with what the Plan was chosen for."""
         while True:
             await asyncio.sleep(LOOK_S)
-            retuner.look(self.host.clock.now_ns() / 1e9, self.host.desk.status_record())
+            if retuner.is_watching():
+                retuner.look(self.host.clock.now_ns() / 1e9, self.host.desk.status_record())
 
     def _use(self, plan: Plan) -> None:
         """Other knobs: here at once, at every node below with the next heartbeat of each link on its way."""

@@ -39,6 +39,10 @@ class Deadline:
     def __init__(self, within_s: float) -> None:
         self._within_s, self._until_s = within_s, time.monotonic() + within_s
 
+    def end(self) -> None:
+        """Now: whoever waits for the search has gone."""
+        self._until_s = float("-inf")
+
     def __call__(self) -> None:
         if time.monotonic() > self._until_s:
             raise OutOfTime(f"the search was not through within {self._within_s:g} s")
