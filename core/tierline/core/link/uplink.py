@@ -98,6 +98,8 @@ class Uplink:
             yield fleet
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self._dialler.address) from error
+        except asyncio.InvalidStateError:  # written to a call that has just ended
+            raise LinkUnavailable(f"{self._dialler.address}: the connection was lost") from None
         except asyncio.CancelledError:
             if self._dialler.is_on(fleet):
                 raise
