@@ -10,7 +10,7 @@ before it doubles the rest: a world that goes to and fro is followed ever more s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,11 @@ class Drift:
         ranges: Ranges,
         measured: Mapping[str, float],
         base: Mapping[str, float] | None = None,
+        is_known: Callable[[Sequence[Drifted]], bool] = lambda found: False,
     ) -> list[Drifted]:
         """What has drifted; empty where nothing has, or where that was said not long ago. `base`: the values that the
-        Plan was chosen at. Quantities that were not measured this time neither begin nor end anything."""
+        Plan was chosen at. Quantities that were not measured this time neither begin nor end anything. What `is_known`
+        needs no word, and begins no rest."""
         if version != self._version:
             self._version, self._out_since, self._far_off = version, {}, set()
         known = {name: value for name, value in measured.items() if name in ranges}
@@ -83,10 +85,13 @@ class Drift:
         out = sorted(x for x, since_s in self._out_since.items() if x in measured and now_s - since_s >= self._hold_s)
         if not out or now_s - self._told_s < self._rest_s:
             return []
+        found = [Drifted(name, measured[name], *ranges[name]) for name in out]
+        if is_known(found):
+            return []
         is_soon = now_s - self._told_s < SOON * self._rest_s
         self._rest_s = min(2 * self._rest_s, MOST_RESTS * self._shortest_s) if is_soon else self._shortest_s
         self._told_s = now_s
-        return [Drifted(name, measured[name], *ranges[name]) for name in out]
+        return found
 
 
 def measured(status: Mapping[str, Mapping[str, Any]], expected: Expected | None = None) -> dict[str, float]:

@@ -116,8 +116,8 @@ class Retuner:
             self._begin(self._learn(plan, tuned))
             return
         self._measured = measured(status, self._known.expected)
-        found = self._drift.look(now_s, plan.version, plan.valid, self._measured, self._known.base)
-        if found and not self._was_weighed(plan, found):
+        found = self._drift.look(now_s, plan.version, plan.valid, self._measured, self._known.base, self._was_weighed)
+        if found:
             self._begin(self._again(plan, tuned, self._known, found))
 
     def record(self) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class Retuner:
 
         self._task = asyncio.create_task(done())
 
-    def _was_weighed(self, plan: Plan, found: Sequence[Drifted]) -> bool:
+    def _was_weighed(self, found: Sequence[Drifted]) -> bool:
         version, values = self._weighed
-        return version == plan.version and all(
+        return version == self._store.in_force().version and all(
             drifted.name in values and abs(drifted.value / values[drifted.name] - 1) < MOVED for drifted in found
         )
 
