@@ -14,6 +14,7 @@ from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
 from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
 from tierline.core.link.content_wire import content_from_rope, content_to_rope
+from tierline.core.link.intake import Intake
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -46,6 +47,7 @@ class Desk:
         self.letters: list[Letter] = []
         self.notes: list[Note] = []
         self.came = asyncio.Event()
+        self.intake = Intake()
 
     def attached(self, stream: Attachment) -> None:
         stream.tell(Present((B,)))

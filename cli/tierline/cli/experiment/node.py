@@ -71,7 +71,8 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
         LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in map(NodeId, spec.nodes)
     ]
     max_letter_bytes = _LETTER_MODELS * start.flat.nbytes + (1 << 20)
-    office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes)
+    folder = Path(spec.journal).parent
+    office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes, folder=folder)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(journal.close)
         stack.callback(office.close)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -181,7 +182,7 @@ def write_effects(path: Path, effects: Effects) -> None:
     beside.replace(path)
 
 
-def read_effects(path: Path, outcomes: Outcomes) -> Effects:
+def read_effects(path: Path | BinaryIO, outcomes: Outcomes) -> Effects:
     """What `write_effects` wrote; `outcomes` are of the same Bundle's exits. Raises OSError, KeyError, ValueError."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}

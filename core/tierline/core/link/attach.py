@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-import numpy as np
 
 from tierline.core import errors
 from tierline.core.link.channel import open_channel, reader, why_ended, writer
 from tierline.core.link.dial import Backoff
 from tierline.core.link.fields import between
 from tierline.core.link.fleet import HEARTBEAT_S
+from tierline.core.link.intake import Arriving, Intake
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
 from tierline.core.link.pace import Pacer
@@ -40,6 +40,8 @@ class Desk(Protocol):
 
     max_letter_bytes: int
     """Of the content of one letter; a longer one ends its stream."""
+    intake: Intake
+    """Keeps letters until they are whole."""
 
     def speaks_for(self, identity: str, node: NodeId) -> bool:
         """Whether a peer with this certificate may say that it reaches `node`."""
@@ -83,10 +85,7 @@ class Attachment:
         self._num_cut = 0
         """Bytes of the first letter that have left."""
         self._num_received = 0
-        self._head: Head | None = None
-        self._content = memoryview(b"")
-        """Of the letter that comes, as far as it is there."""
-        self._num_missing = 0
+        self._arriving: tuple[Head, Arriving] | None = None
         self._writer: Writer | None = None
         self._task: asyncio.Task[Any] | None = None
         self._reason: errors.TierlineError | None = None
@@ -122,6 +121,8 @@ class Attachment:
                 if first is not None:
                     self.take(first)
                 while (raw := await read()) is not None:
+                    if self._arriving is not None and self._arriving[1].num_missing <= len(raw):  # it may be the end
+                        await self._desk.intake.room()
                     self.take(raw)
             except asyncio.CancelledError:
                 if self._reason is None:
@@ -129,6 +130,8 @@ class Attachment:
                 raise self._reason from None
             finally:
                 self._writer = self._task = None
+                if self._arriving is not None:
+                    self._arriving[1].close()
                 self._desk.detached(self)
 
     def take(self, raw: bytes) -> None:
@@ -152,28 +155,24 @@ class Attachment:
 
     def _take_piece(self, piece: Piece) -> None:
         if piece.head is not None:
-            if self._head is not None:
+            if self._arriving is not None:
                 raise errors.BadFrame(f"{piece.head}: begins before the end of another letter")
             if piece.num_bytes > self._desk.max_letter_bytes:
                 raise errors.BadFrame(
                     f"{piece.head}: {piece.num_bytes} bytes, at most {self._desk.max_letter_bytes} are taken"
                 )
-            self._head, self._num_missing = piece.head, piece.num_bytes
-            # In one place from the start: large pages of it are made as they are filled.
-            self._content = np.empty(piece.num_bytes, np.uint8).data
+            self._arriving = piece.head, self._desk.intake.open(piece.num_bytes)
         num_bytes = sum(map(len, piece.data))
-        if self._head is None or num_bytes > self._num_missing:
+        if self._arriving is None or num_bytes > self._arriving[1].num_missing:
             raise errors.BadFrame("a piece that belongs to no letter")
+        head, arriving = self._arriving
         for part in piece.data:
-            start = len(self._content) - self._num_missing
-            self._content[start : start + len(part)] = part
-            self._num_missing -= len(part)
+            arriving.append(part)
         self._num_received += num_bytes
         self.tell(Received(self._num_received))
-        if self._num_missing == 0:
-            letter, self._head = Letter(self._head, (self._content.toreadonly(),)), None
-            self._content = memoryview(b"")
-            self._desk.letter(self, letter)
+        if arriving.num_missing == 0:
+            self._arriving = None
+            self._desk.letter(self, Letter(head, (arriving.take(),)))
 
     def _kick(self) -> None:
         if self._writer is not None:
