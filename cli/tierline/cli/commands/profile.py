@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
-from tierline.core.errors import LinkUnavailable
+from tierline.core.catalog import nearest
+from tierline.core.errors import LinkUnavailable, UsageError
 from tierline.core.link.fleet import ProfileStep, ProfileWish
 from tierline.core.profile import Profile
+from tierline.core.types import PRECISIONS
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -28,6 +30,10 @@ def profile(
     batch: Annotated[
         list[int] | None, typer.Option("--batch", min=1, max=4096, help="Batch size; repeatable. Default: 1 and 8.")
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="Besides float32; repeatable. Default: all that a node's engines compute in."),
+    ] = None,
     codec: Annotated[list[str] | None, typer.Option("--codec", help="Codec token; repeatable.")] = None,
     run_s: Annotated[float, typer.Option("--run-s", min=0.01, max=60, help="Longest time for one number.")] = 0.5,
     state_dir: Annotated[
@@ -40,7 +46,14 @@ def profile(
     from tierline.core.link.ask import ask_profile
     from tierline.core.link.tls import TlsFiles
 
-    wish = ProfileWish(tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s)
+    wish = ProfileWish(
+        tuple(node or ()),
+        tuple(engine or ()),
+        tuple(batch or ()),
+        tuple(codec or ()),
+        run_s,
+        check_precisions(precision),
+    )
     tls = TlsFiles.of_state(state_dir) if state_dir else None
     made = asyncio.run(ask_profile(address, wish, tls, said=_say))
     if out is not None:
@@ -49,6 +62,14 @@ def profile(
     if made.missing:
         named = "; ".join(f"{name}: {why}" for name, why in made.missing.items())
         raise LinkUnavailable(f"not all of the hierarchy was measured: {named}")
+
+
+def check_precisions(given: list[str] | None) -> tuple[str, ...]:
+    """Raises UsageError for one that there is none of."""
+    for name in given or ():
+        if name not in PRECISIONS:
+            raise UsageError(f"--precision {name}: no such precision{nearest(name, PRECISIONS)}")
+    return tuple(given or ())
 
 
 def _say(step: ProfileStep) -> None:

@@ -14,6 +14,7 @@ from tierline.core.candidates import candidates_of
 from tierline.core.flow.knobs import check_codec
 from tierline.core.flow.negotiate import uplink_levels
 from tierline.core.plan import Hierarchy, Join, Plan, make_plan
+from tierline.core.types import FLOAT32
 
 if TYPE_CHECKING:
     from tierline.models.exits.derive import Stage
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 def write_choice(bundle: Bundle, choice: Choice, out: Path) -> Bundle:
     """Write the Bundle of a choice into `out`; its calibration has the choice's thresholds, so that whoever runs it
     without a Plan of its own runs the choice. Raises BundleError, PlanError."""
-    from tierline.models.exits.derive import derive  # reads networks, which nothing else of a tuner does
+    # These read networks, which nothing else of a tuner does.
+    from tierline.models.exits.derive import derive
+    from tierline.models.precision.bundle import add_precisions
 
     made = derive(bundle, levels_of(bundle.manifest, choice), out, version=bundle.manifest.version)
+    lower = sorted({precision for _, precision in choice.engines.values()} - {FLOAT32})
+    if lower:
+        made = add_precisions(made, lower, out)
     assert made.manifest.calibration is not None
     thresholds = {name: choice.exits[name] for name in made.manifest.exits()[:-1]}
     calibration = msgspec.structs.replace(made.manifest.calibration, thresholds=thresholds, chosen_by="tierline tune")
@@ -45,12 +51,23 @@ def levels_of(manifest: Manifest, choice: Choice) -> list[Stage]:
     return found
 
 
+def with_engines(hierarchy: Hierarchy, choice: Choice) -> Hierarchy:
+    """The hierarchy with the engine and the precision that a choice has for each node."""
+    return Hierarchy(
+        tuple(
+            msgspec.structs.replace(node, engine=engine, precision=precision)
+            for node in hierarchy.nodes
+            for engine, precision in [choice.engines.get(node.id, (node.engine, node.precision))]
+        )
+    )
+
+
 def plan_of(
     bundle: Bundle, choice: Choice, hierarchy: Hierarchy, *, join: Join | None = None, version: int = 1
 ) -> Plan:
     """The Plan of a choice for its own Bundle, as `write_choice` made it. Raises PlanError, UnknownCodec."""
     plan = make_plan(
-        hierarchy,
+        with_engines(hierarchy, choice),
         bundle.manifest,
         bundle.digest,
         version=version,

@@ -13,9 +13,8 @@ from tierline.cloud.tuner.ladder import Ladder, Stage, placed
 from tierline.cloud.tuner.measured import Measured, Run, Setting
 from tierline.cloud.tuner.space import Space
 from tierline.core.plan import ORDER, HierarchyNode
+from tierline.core.types import FLOAT32 as EXACT
 from tierline.core.types import Tier
-
-EXACT = "float32"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Blocks:
     def _options(self, node: str, stages: Sequence[Stage]) -> list[Setting]:
         times: dict[Setting, tuple[float, ...]] = {}
         for setting in self._measured.settings(node):
-            if setting[1] != EXACT and setting[1] not in self._effects.precision_loss:
+            if setting[1] != EXACT and not self._effects.tried(setting[1]):
                 self.left_out.add(f"precision {setting[1]} on {node}: what it does to the answers was not measured")
                 continue
             found = [self._measured.stage(node, stage, setting) for stage in stages]
@@ -107,6 +106,19 @@ class Blocks:
             if len(known) == len(found):
                 times[setting] = tuple(ms for x in known for ms in x[2].values())
         return [setting for setting in times if not _is_slower(setting, times)] or [("", EXACT)]
+
+
+def computed(block: Block, run: Run) -> list[tuple[str, str, str]]:
+    """(first, last, precision) of what nodes on one way compute in a precision below float32."""
+    ends: dict[str, tuple[str, str]] = {}
+    for stage, at in zip(run.stages, run.at, strict=True):
+        node = run.path[at].id
+        ends[node] = (ends.get(node, (stage.first,))[0], stage.last)
+    return [
+        (first, last, block.engines[node][1])
+        for node, (first, last) in ends.items()
+        if first != last and block.engines[node][1] != EXACT
+    ]
 
 
 def crossed(cuts: Mapping[Tier, str], node: HierarchyNode) -> tuple[Tier, str]:

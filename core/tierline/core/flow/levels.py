@@ -16,7 +16,7 @@ from tierline.core.bundle import Bundle, Exit, Level, Section
 from tierline.core.errors import BundleError
 from tierline.core.flow.engines import READY, Awaited, split_token
 from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
-from tierline.core.types import Array, Arrays, TensorSpec
+from tierline.core.types import FLOAT32, Array, Arrays, TensorSpec
 
 LOGITS = "logits"
 FEATURE = "feature"
@@ -118,9 +118,17 @@ class Levels:
     """All levels of a Bundle as one node holds them: shared shapes, and engines only for what runs here."""
 
     def __init__(
-        self, bundle: Bundle, make_engine: MakeEngine, *, views: Mapping[str, str], joins: bool, runs: set[int]
+        self,
+        bundle: Bundle,
+        make_engine: MakeEngine,
+        *,
+        views: Mapping[str, str],
+        joins: bool,
+        runs: set[int],
+        precision: str = FLOAT32,
     ) -> None:
-        """`views`: hosted view to the Bundle's view it plays; `runs`: higher levels whose Section runs here."""
+        """`views`: hosted view to the Bundle's view it plays; `runs`: higher levels whose Section runs here. Raises
+        BundleError where the Bundle lacks one of them in this precision."""
         manifest = bundle.manifest
         self.manifest = manifest
         self.task: Task = catalog.make("task", manifest.task, labels=manifest.labels)
@@ -128,7 +136,7 @@ class Levels:
         self.root_level = len(self.levels) - 1
 
         def load(section: Section) -> Engine:
-            engine = make_engine(bundle.read(section.file), section.name)
+            engine = make_engine(bundle.read(section.file_in(precision)), section.name)
             engine.warmup()
             return engine
 

@@ -1,4 +1,4 @@
-"""INT8 and FP8 by explicit QuantizeLinear and DequantizeLinear nodes around Conv, Gemm and MatMul with constant weights.
+"""INT8 and FP8 by explicit QuantizeLinear and DequantizeLinear around Conv, Gemm and MatMul with constant weights.
 
     q = clip(round(x / s), -127, 127),  x' = s q        s = max |x| / 127 (INT8), max |x| / 448 (FP8, e4m3)
 
@@ -7,9 +7,9 @@ samples; weights of INT8 one per output channel, those of FP8 one. Biases, and a
 (Scheme: Jacob et al., CVPR 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", section 2, without its zero points.)
 
-What a Conv gives is quantised, too, unless it is what leaves the Section: ONNX Runtime computes a Conv in integers only
-between quantised tensors. Where a Relu follows, the scale is the Relu's, so that it costs nothing: what is cut off below
-zero would have become zero.
+What a Conv gives is quantised, too, unless it is what leaves the Section: ONNX Runtime computes a Conv in integers
+only between quantised tensors. Where a Relu follows, the scale is the Relu's, so that it costs nothing: what is cut
+off below zero would have become zero.
 
 `onnxruntime.quantization` does the like, but gives a Conv before a Relu a scale of its own, works on files, and imports
 what a reader of calibration data would need; NVIDIA ModelOpt needs packages of a gigabyte.
@@ -149,7 +149,7 @@ class _Quantiser:
         return self._dequantised(name, scale, axis)
 
     def _dequantised(self, name: str, scale: Any, axis: int | None) -> str:
-        where = {} if axis is None else {"axis": axis}
+        where: dict[str, Any] = {} if axis is None else {"axis": axis}
         inputs = [f"{name}/q", f"{name}/scale", f"{name}/zero"]
         self._nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/dq"], f"{name}/DQ", **where))
         shape = np.shape(scale)

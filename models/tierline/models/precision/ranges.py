@@ -34,9 +34,7 @@ def largest(model: Any, rows: Mapping[str, Array], name: str) -> dict[str, float
     options.log_severity_level = _ONLY_FATAL
     found = {key: _most(x_B) for key, x_B in rows.items() if x_B.dtype == np.float32}
     try:
-        session = onnxruntime.InferenceSession(
-            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
         keys = [value.name for value in session.get_outputs()]
         for start in range(0, len(next(iter(rows.values()))), _AT_ONCE):
             some = {key: np.ascontiguousarray(x_B[start : start + _AT_ONCE]) for key, x_B in rows.items()}
