@@ -46,13 +46,9 @@ def profile(
     from tierline.core.link.ask import ask_profile
     from tierline.core.link.tls import TlsFiles
 
+    precisions = check_precisions(precision)
     wish = ProfileWish(
-        tuple(node or ()),
-        tuple(engine or ()),
-        tuple(batch or ()),
-        tuple(codec or ()),
-        run_s,
-        check_precisions(precision),
+        tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s, precisions
     )
     tls = TlsFiles.of_state(state_dir) if state_dir else None
     made = asyncio.run(ask_profile(address, wish, tls, said=_say))

@@ -130,8 +130,8 @@ class Tryout:
         return self._outcomes(scores, answers)
 
     def computed(self, precision: str) -> Iterator[tuple[str, str, Outcomes]]:
-        """(first, last, outcomes) with the pieces between two cuts, and the heads on them, in a precision; for every two
-        cuts. The rest is float32."""
+        """(first, last, outcomes) for every two cuts, with the pieces between them, and the heads on these, in a
+        precision and the rest in float32."""
         pieces, heads = self._engines(precision)
         for at, first in enumerate(self.cuts[:-1]):
             x_B, scores, answers = self._features[first], dict(self._scores), dict(self._answers)

@@ -119,7 +119,8 @@ class ProfileRun:
 
     def _note_unfit(self, token: str) -> None:
         can = known_precisions(token)
-        for precision in dict.fromkeys(one.precision for one in (*self._order.pieces, *self._order.heads)):
+        found = [*(piece.precision for piece in self._order.pieces), *(head.precision for head in self._order.heads)]
+        for precision in dict.fromkeys(found):
             if precision not in can:
                 self._skipped[f"{precision} {token}"] = f"this engine computes in {', '.join(can)} here"
 

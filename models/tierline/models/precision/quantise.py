@@ -1,6 +1,6 @@
 """INT8 and FP8 by explicit QuantizeLinear and DequantizeLinear around Conv, Gemm and MatMul with constant weights.
 
-    q = clip(round(x / s), -127, 127),  x' = s q        s = max |x| / 127 (INT8), max |x| / 448 (FP8, e4m3)
+    q = saturate(round(x / s)),  x' = s q        s = max |x| / 127 (INT8), max |x| / 448 (FP8, e4m3)
 
 Symmetric, zero points 0: TensorRT takes no others. Activations have one scale, from the largest value on calibration
 samples; weights of INT8 one per output channel, those of FP8 one. Biases, and all other operators, stay float32.
