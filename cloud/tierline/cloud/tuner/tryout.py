@@ -22,7 +22,6 @@ from tierline.core.bundle import Bundle, Section
 from tierline.core.candidates import INPUT, OUTPUT, Outcomes, candidates_of, read_outcomes
 from tierline.core.coding import codec_for
 from tierline.core.errors import BundleError, CodecError, ShapeMismatch
-from tierline.core.flow.engines import precisions_of
 from tierline.core.flow.levels import LOGITS
 from tierline.core.preprocess import Preprocessor
 from tierline.core.protocols import Engine, ExitRule, Task
@@ -150,13 +149,16 @@ class Tryout:
 
     def _engines(self, precision: str) -> tuple[dict[str, Engine], dict[str, Engine]]:
         """Pieces and heads by the cut that they end at, or hang on."""
-        name = "onnxruntime" if precision in precisions_of("onnxruntime") else "reference"
+        name = "onnxruntime"
+        if precision != FLOAT32:  # only where one is tried
+            from tierline.models.precision.bundle import engine_for
+            from tierline.models.precision.convert import convert
+
+            name = engine_for(precision)
 
         def engine(section: Section, at: str) -> Engine:
             raw = self._bundle.read(section.file)
             if precision != FLOAT32:
-                from tierline.models.precision.convert import convert  # only where one is tried
-
                 rows = {next(iter(section.inputs)): self._calibrated(at)}
                 raw = convert(raw, [precision], rows, section.name)[precision]
             made: Engine = catalog.make("engine", name, model=raw, name=section.name, threads=1)

@@ -15,6 +15,7 @@ from tierline.core import catalog
 from tierline.core.bundle import Bundle, Level, Section, write_bundle
 from tierline.core.candidates import candidates_of, read_outcomes
 from tierline.core.errors import BundleError
+from tierline.core.flow.engines import precisions_of
 from tierline.core.flow.levels import FEATURE, LOGITS, engine_maker
 from tierline.core.flow.oracle import Oracle
 from tierline.core.preprocess import Preprocessor
@@ -54,6 +55,27 @@ def add_precisions(bundle: Bundle, precisions: Sequence[str], out: Path, *, imag
 
     levels = [of(level) for level in bundle.manifest.levels]
     return write_bundle(out, msgspec.structs.replace(bundle.manifest, levels=levels), files)
+
+
+def agreement(bundle: Bundle, precision: str, images: Array | None = None) -> dict[str, float]:
+    """How far the answers of each exit, asked alone, agree with those in float32, in [0, 1]: the task's own measure,
+    mean over samples."""
+    views_NB = _views(bundle, images)
+    found = []
+    for one in (FLOAT32, precision):
+        oracle = Oracle(bundle, engine_maker(engine_for(one)), one)
+        task = oracle.levels.task
+        found.append({name: task.decode(outputs) for name, outputs in oracle.exits(views_NB).outputs.items()})
+        oracle.levels.close()
+    return {
+        name: float(np.mean([task.agreement(a, b) for a, b in zip(answers, found[1][name], strict=True)]))
+        for name, answers in found[0].items()
+    }
+
+
+def engine_for(precision: str) -> str:
+    """What computes in a precision on any machine: the oracle where ONNX Runtime does not."""
+    return ENGINE if precision in precisions_of(ENGINE) else "reference"
 
 
 def section_rows(bundle: Bundle, views_NB: Array) -> dict[str, Array]:

@@ -17,7 +17,7 @@ what a reader of calibration data would need; NVIDIA ModelOpt needs packages of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tierline.core.types import Array
+from tierline.kernels.numpy import float8_e4m3
 
 _SMALLEST = 1e-8
 """Of a scale: a tensor that was always 0 on the samples."""
@@ -40,10 +41,16 @@ class Kind:
     opset: int
     """At least: the first whose Q and DQ have them, and the first that ONNX's own evaluator has."""
     by_channel: bool
+    encode: Callable[[Array], bytes]
+    """Rounds to them."""
 
 
-INT8 = Kind(TensorProto.INT8, 127.0, 19, True)
-FLOAT8_E4M3 = Kind(TensorProto.FLOAT8E4M3FN, 448.0, 19, False)
+def _integers(w: Array) -> bytes:
+    return np.clip(np.rint(w), -127, 127).astype("<i1").tobytes()
+
+
+INT8 = Kind(TensorProto.INT8, 127.0, 19, True, _integers)
+FLOAT8_E4M3 = Kind(TensorProto.FLOAT8E4M3FN, float8_e4m3.LARGEST, 19, False, float8_e4m3.encode)
 
 
 def quantised(model: Any, ranges: Mapping[str, float], kind: Kind) -> Any:
@@ -118,35 +125,25 @@ class _Quantiser:
         """A tensor's twin, rounded with the scale of `like`."""
         if key not in self._rounded:
             scale = np.float32(max(self._ranges[like or key] / self._kind.largest, _SMALLEST))
-            self._rounded[key] = self._pair(key, key, scale, None)
+            inputs, node = [key, f"{key}/scale", f"{key}/zero"], f"{key}/Q"
+            self._nodes.append(helper.make_node("QuantizeLinear", inputs, [f"{key}/q"], node))
+            self._rounded[key] = self._dequantised(key, scale, None)
         return self._rounded[key]
 
     def _weight(self, key: str, axis: int) -> str:
         name = f"{key}/{axis}" if self._kind.by_channel else key
         if name not in self._rounded:
             w = numpy_helper.to_array(self._weights[key])
-            if self._kind.by_channel:
-                self._rounded[name] = self._stored(name, w, axis)
-            else:
-                scale = np.float32(max(np.abs(w).max(initial=0) / self._kind.largest, _SMALLEST))
-                self._rounded[name] = self._pair(name, key, scale, None)
+            others = tuple(at for at in range(w.ndim) if at != axis or not self._kind.by_channel)
+            largest = np.abs(w).max(axis=others, keepdims=True)
+            scale = np.maximum(largest / self._kind.largest, _SMALLEST).astype(np.float32)
+            raw = self._kind.encode(w / scale)
+            self._more.append(helper.make_tensor(f"{name}/q", self._kind.dtype, w.shape, raw, raw=True))
+            by_channel = self._kind.by_channel
+            self._rounded[name] = self._dequantised(
+                name, scale.reshape(-1) if by_channel else scale.reshape(()), axis if by_channel else None
+            )
         return self._rounded[name]
-
-    def _stored(self, name: str, w: Array, axis: int) -> str:
-        """Weights kept as integers."""
-        others = tuple(at for at in range(w.ndim) if at != axis)
-        largest = np.abs(w).max(axis=others, keepdims=True)
-        scale = np.maximum(largest / self._kind.largest, _SMALLEST).astype(np.float32)
-        q = np.clip(np.rint(w / scale), -self._kind.largest, self._kind.largest).astype(np.int8)
-        self._more.append(numpy_helper.from_array(q, f"{name}/q"))
-        return self._dequantised(name, scale.reshape(-1), axis)
-
-    def _pair(self, name: str, source: str, scale: Any, axis: int | None) -> str:
-        """Q and DQ nodes behind `source`; the name of what they give."""
-        self._nodes.append(
-            helper.make_node("QuantizeLinear", [source, f"{name}/scale", f"{name}/zero"], [f"{name}/q"], f"{name}/Q")
-        )
-        return self._dequantised(name, scale, axis)
 
     def _dequantised(self, name: str, scale: Any, axis: int | None) -> str:
         where: dict[str, Any] = {} if axis is None else {"axis": axis}
