@@ -110,7 +110,7 @@ class LevelRunner:
         return engines
 
     def close(self) -> None:
-        for engine in self.engines().values():
+        for engine in {id(engine): engine for engine in self.engines().values()}.values():
             engine.close()
 
 
@@ -135,21 +135,26 @@ class Levels:
         self.levels = [LevelRunner(level, manifest.views) for level in manifest.levels]
         self.root_level = len(self.levels) - 1
 
-        def load(section: Section) -> Engine:
-            engine = make_engine(bundle.read(section.file_in(precision)), section.name)
-            engine.warmup()
-            return engine
+        def load(section: Section, shared: dict[str, Engine]) -> Engine:
+            """Views with the same file share its engine."""
+            file = section.file_in(precision)
+            digest = manifest.files.get(file, file)
+            if digest not in shared:
+                engine = shared[digest] = make_engine(bundle.read(file), section.name)
+                engine.warmup()
+            return shared[digest]
 
         for index, runner in enumerate(self.levels):
             wanted = set(views.values()) if index == 0 else {"*"} if index in runs else set()
+            engines: dict[str, Engine] = {}
             for part in runner.parts:
                 if part in wanted:
-                    runner.sections[part] = load(runner.level.sections[part])
+                    runner.sections[part] = load(runner.level.sections[part], engines)
             decides = joins if index == 0 else index in runs
             # A device that does not join still answers alone when its parent is gone: it needs the head, too.
             head = runner.level.head
             if head is not None and (decides or wanted):
-                runner.head = load(head)
+                runner.head = load(head, {})
 
     def __getitem__(self, level: int) -> LevelRunner:
         return self.levels[level]

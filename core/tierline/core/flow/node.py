@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tierline.core.flow.levels import FEATURE, LOGITS
 from tierline.core.flow.loaded import EngineSettings as EngineSettings
 from tierline.core.flow.resident import Resident
 from tierline.core.flow.turn import Turn
+from tierline.core.flow.views import ViewBatches
 from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
 from tierline.core.link.link import Link
@@ -59,6 +61,7 @@ class Node:
         """How Sections run here."""
         self.inline_ns = engine.inline_ms * 1e6
         self.worker = Worker("engine")
+        self._views = ViewBatches(self.worker, clock)
         self._on_outcome, self.on_batch = on_outcome, on_batch
         self.answered = on_answered
         self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
@@ -168,13 +171,14 @@ class Node:
         return sample
 
     async def _run_view(self, resident: Resident, view: str, image: Array) -> tuple[Arrays, list[int]]:
-        """As `view_job`, here or on the thread. Raises ShapeMismatch, EngineError."""
-        work = self.view_job(resident, view, image)
+        """As `view_job`; or on the thread, with what else waits for its engine. Raises ShapeMismatch, EngineError."""
         if self.runs_inline(resident, view):
-            return work()
+            return self.view_job(resident, view, image)()
+        role = resident.placement.views[view]
+        prepare = partial(resident.loaded.preprocess, image, resident.levels.manifest.views.index(role))
         resident.num_running += 1
         try:
-            return await self.worker.run(work)
+            return await self._views.run(resident.levels[0].sections[role], prepare, resident.plan.max_batch)
         finally:
             resident.num_running -= 1
 
