@@ -103,7 +103,7 @@ class _Search:
         self.thresholds = Thresholds(statistics, effects)
         self._quantiles = any("_p" in name for name in (goal.minimise, *goal.limits()))
         self.num_choices = self.num_priced = 0
-        self._blocks = Blocks(ladder, self.measured, effects, self.hosts)
+        self._blocks = Blocks(ladder, self.measured, effects, self.thresholds, self.hosts)
         if (goal.minimise == "energy_j" or goal.max_energy_j is not None) and not goal.watts:
             raise PlanError("goal: energy_j needs watts of the nodes that count, e.g. [goal.watts.device] active = 5")
 
