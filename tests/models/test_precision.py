@@ -238,6 +238,35 @@ def test_float16_leaves_to_float32_what_half_cannot_hold() -> None:
         np.testing.assert_allclose(run(engine, made, x_B), run("reference", model, x_B), atol=2e-3)
 
 
+def test_large_weights_stay_float32_and_others_need_no_room() -> None:
+    def of(largest_weight: float) -> list[str]:
+        constants = {"w": np.array([[largest_weight, 1e-3]] * 4, np.float32)}
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+        model = model_of(nodes, constants, [X], [("y", TensorProto.FLOAT, ["batch", 2])])
+        return operators(convert(model, [FLOAT16], {"x": np.full((1, 4), 1e-4, np.float32)}, "section")[FLOAT16])
+
+    assert "Cast" not in of(7e4)
+    assert "Cast" in of(6e4)
+
+
+@pytest.mark.parametrize("precision", [FLOAT16, INT8])
+def test_what_passes_through_loses_nothing(precision: str) -> None:
+    """The cut at the input sends the image as it is."""
+    model = model_of([helper.make_node("Identity", ["x"], ["y"])], {}, [X], [("y", TensorProto.FLOAT, ["batch", 4])])
+    x_B = weights(3, 4)
+    np.testing.assert_array_equal(run("onnxruntime", convert(model, [precision], {"x": x_B}, "s")[precision], x_B), x_B)
+
+
+def test_what_leaves_a_section_is_not_rounded_whatever_it_is_called() -> None:
+    image, result = ("x", TensorProto.FLOAT, ["batch", 1, 3, 3]), ("y", TensorProto.FLOAT, ["batch", 2, 3, 3])
+    conv = helper.make_node("Conv", ["x", "w"], ["c"])
+    model = model_of([conv, helper.make_node("Identity", ["c"], ["y"])], {"w": weights(2, 1, 1, 1)}, [image], [result])
+    x_B = weights(5, 1, 3, 3)
+    made = convert(model, [INT8], {"x": x_B}, "section")[INT8]
+    assert operators(made).count("QuantizeLinear") == 1
+    assert len(np.unique(run("reference", made, x_B))) > len(np.unique(np.rint(x_B / np.abs(x_B).max() * 127)))
+
+
 def test_ranges_are_those_of_all_samples() -> None:
     model = model_of(
         [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])], {}, [X],

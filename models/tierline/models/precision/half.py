@@ -46,7 +46,8 @@ class _Halver:
         self._weights = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
         self._ranges = dict(ranges)
         for key, tensor in self._weights.items():
-            self._ranges[key] = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0)) * _ROOM
+            # Weights are known, and need no room.
+            self._ranges[key] = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0)) / _ROOM
         self._single = {value.name for value in graph.input} | {*self._weights}
         """Tensors that are there as float32; the others of `ranges` as half alone so far."""
         self._half: set[str] = set()
@@ -86,6 +87,8 @@ class _Halver:
 
     def _stays(self, node: Any) -> bool:
         if node.op_type in _EXACT or node.op_type.startswith("Reduce") or node.domain not in ("", "ai.onnx"):
+            return True
+        if node.op_type == "Identity" and node.input[0] in self._single:  # what passes through loses nothing
             return True
         found = [self._ranges[key] for key in (*node.input, *node.output) if key in self._ranges]
         return not found or max(found) * _ROOM > LARGEST

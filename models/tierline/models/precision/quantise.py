@@ -66,6 +66,9 @@ class _Quantiser:
         self._graph, self._ranges, self._kind = graph, ranges, kind
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._leaving = {value.name for value in graph.output}
+        for node in reversed(graph.node):  # by other names, too
+            if node.op_type == "Identity" and node.output[0] in self._leaving:
+                self._leaving.add(node.input[0])
         self._users: dict[str, list[Any]] = {}
         for node in graph.node:
             for key in node.input:
