@@ -50,11 +50,19 @@ def test_every_part_of_a_report_becomes_a_table() -> None:
     ]
     assert rows(sizes) == [["device to edge", "153.6", "97.5", "3,072", "5.0 %", "150"]]
     assert rows(accuracy) == [
-        ["local", "", "96.0 %"],
         ["device 0", "50.0 %", ""],
         ["device 1", "62.5 %", ""],
+        ["local", "", "96.0 %"],
         ["overall", "95.0 %", ""],
     ]
+
+
+def test_levels_are_listed_from_the_sensor_up() -> None:
+    """Whichever answered first."""
+    accuracy = {"device": [0.5], "local": 0.7, "edge": 0.8, "cloud": 0.9, "overall": 0.85, "one_device_lost": 0.8}
+    (table,) = tables({"accuracy": accuracy, "accuracy_by_exit": {"edge": 0.6, "none": 0.1, "local": 0.9}})
+    names = ["device 0", "local", "edge", "cloud", "none", "overall", "one device lost"]
+    assert [row[0] for row in rows(table)] == names
 
 
 def test_absent_parts_leave_no_table() -> None:

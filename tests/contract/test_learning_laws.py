@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from quadratics import Quadratic
+from scripts import Script
 
 from tierline.core import catalog
 from tierline.core.arrays import Params
@@ -16,7 +17,7 @@ from tierline.learning.driver.memory import Memory
 from tierline.learning.driver.world import LinkSpec, World
 from tierline.learning.effects import Effects, exchange, reduce
 from tierline.learning.errors import Deadlock
-from tierline.learning.rule import NodeInfo, Rule, State, Traits, Turn
+from tierline.learning.rule import NodeInfo, Rule, Turn
 
 GOSSIP, TOPOLOGIES, REDUCERS = (catalog.names(room) for room in ("gossip", "topology", "reduce"))
 # How each gossip rule is built where messages may vanish; a rule that is not named here never tolerates loss.
@@ -264,29 +265,16 @@ def test_losses_follow_from_their_seed(name: str) -> None:
 # Reducers, and sums in general
 
 
-class Averaging:
+class Averaging(Script):
     """Moves to the mean of all models, by a Reducer."""
 
-    traits = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False)
-    x: Params
-
     def __init__(self, reducer: str) -> None:
-        self.reducer = catalog.make("reduce", reducer)
+        rule = catalog.make("reduce", reducer)
 
-    def start(self, x: Params, node: NodeInfo) -> None:
-        self.x = x.copy()
+        def body(script: Script, t: Turn) -> Effects[None]:
+            script.x = yield from rule.mean("x", script.x, t, weight=1.0 + t.nodes.index(t.me))
 
-    def turn(self, t: Turn) -> Effects[None]:
-        self.x = yield from self.reducer.mean("x", self.x, t, weight=1.0 + t.nodes.index(t.me))
-
-    def resync(self, t: Turn) -> Effects[None]:
-        yield from ()
-
-    def state(self) -> State:
-        return {"x": self.x.flat.copy()}
-
-    def load(self, state: State) -> None:
-        self.x = Params(self.x.layout, np.array(state["x"]))
+        super().__init__(body)
 
 
 @pytest.mark.parametrize("name", REDUCERS)
@@ -311,31 +299,6 @@ def test_the_mean_of_equal_values_is_that_value(name: str) -> None:
 
 
 # Deadlock
-
-
-class Script:
-    """Runs a generator function as its turn."""
-
-    traits = Traits(tolerates_loss=True, per_edge_state=False, conserves=None, directed=False)
-    x: Params
-
-    def __init__(self, body: Callable[[Script, Turn], Effects[None]]) -> None:
-        self.body = body
-
-    def start(self, x: Params, node: NodeInfo) -> None:
-        self.x = x.copy()
-
-    def turn(self, t: Turn) -> Effects[None]:
-        yield from self.body(self, t)
-
-    def resync(self, t: Turn) -> Effects[None]:
-        yield from ()
-
-    def state(self) -> State:
-        return {"x": self.x.flat.copy()}
-
-    def load(self, state: State) -> None:
-        self.x = Params(self.x.layout, np.array(state["x"]))
 
 
 def test_a_deadlock_names_who_waits_for_what() -> None:
@@ -363,6 +326,6 @@ def test_a_lost_message_without_a_deadline_is_a_deadlock_not_a_hang() -> None:
     def body(rule: Script, t: Turn) -> Effects[None]:
         yield from exchange("x", {j: {"x": rule.x.flat} for j in t.peers_out}, t.peers_in)
 
-    driver, _ = start(lambda: Script(body), 6, world=World(loss=0.5))
+    driver, _ = start(lambda: Script(body, tolerates_loss=True), 6, world=World(loss=0.5))
     with pytest.raises(Deadlock, match=r"in turn 0 waits for 'x' from n0"):
         driver.run(3)

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tierline.core import pki
 from tierline.core.errors import SecurityError
-from tierline.core.link.tls import TlsFiles, check_files, serial_of
+from tierline.core.link.tls import TlsFiles, check_files, serial_of, write_identity
 
 
 @pytest.fixture
@@ -149,14 +149,14 @@ def test_leaf_expired_and_locked_authorities_are_refused(tmp_path: Path) -> None
 def test_identity_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     authority = pki.create_authority(tmp_path / "ca", "one")
     cert, key = pki.issue_server(authority, "cloud", ["localhost"])
-    files = pki.write_identity(tmp_path, authority.pem, cert, key)
+    files = write_identity(tmp_path, authority.pem, cert, key)
     assert files == TlsFiles.of_state(tmp_path)
     assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
     other_cert, other_key = pki.issue_server(authority, "cloud", ["localhost"])
     with pytest.raises(SecurityError, match="is not the key of"):
-        pki.write_identity(tmp_path, authority.pem, other_cert, key)
+        write_identity(tmp_path, authority.pem, other_cert, key)
     assert files.cert.read_bytes() == cert
-    pki.write_identity(tmp_path, authority.pem, other_cert, other_key)
+    write_identity(tmp_path, authority.pem, other_cert, other_key)
     assert files.cert.read_bytes() == other_cert
     check_files(files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ca", "pki"]

@@ -44,8 +44,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def numpy_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codecs of the CPU run on the oracles."""
-    for module in (affine, bfloat16, bitplane, cabac, dithered, float16, float8_e4m3, radix, sparse_bitmap, topk):
-        monkeypatch.setattr(module, "_compiled", lambda: None)
+    halves = (bfloat16.half, float16.half)
+    for kernel in (*halves, affine, bitplane, cabac, dithered, float8_e4m3, radix, sparse_bitmap, topk):
+        monkeypatch.setattr(kernel, "_compiled", lambda: None)
 
 
 @pytest.fixture(params=["mock discrete", "mock integrated", REAL])

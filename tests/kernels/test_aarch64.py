@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from replay import SOURCE, Recorder
 
-from tierline.kernels import affine, bitplane, build, float16
+from tierline.kernels import affine, bitplane, build, float16, half
 from tierline.kernels.library import library
 from tierline.kernels.numpy import affine as affine_oracle
 from tierline.kernels.numpy import bitplane as bitplane_oracle
@@ -42,8 +42,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if library(wait=True) is None:
         pytest.skip("no C++ compiler")
     recorder = Recorder()
-    for module in (affine, bitplane, float16):
-        recorder.install(module, monkeypatch)
+    for kernel in (affine, bitplane, half, float16.half):
+        recorder.install(kernel, monkeypatch)
     x_BV = RNG.integers(0, 1 << 32, (3, 1001), np.uint32).view(np.float32)  # of every exponent, some of them NaN
     data = float16.encode(x_BV)
     assert data == float16_oracle.encode(x_BV)

@@ -14,11 +14,11 @@ from tierline.core.bundle import Bundle
 from tierline.core.clock import ManualClock
 from tierline.core.coding import codec_for
 from tierline.core.flow.forward import Forwarder
-from tierline.core.flow.journey import NUM_SPANS, PartRow
+from tierline.core.flow.journey import NUM_SPANS, Memory, PartRow
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import Levels, engine_maker
 from tierline.core.flow.oracle import Oracle
-from tierline.core.flow.port import Done
+from tierline.core.flow.port import Done, Site
 from tierline.core.link import messages as m
 from tierline.core.plan import Hierarchy, Join, Plan, make_plan
 from tierline.core.preprocess import Preprocessor
@@ -155,7 +155,9 @@ class Bench:
         self.port = FakePort(self.levels, self.clock)
         is_device = node.startswith("device") and not placement.joins
         kind: Any = Forwarder if is_device else Junction
-        self.flow: Any = kind(node, self.plan, placement, self.levels, self.port, self.clock)
+        self.flow: Any = kind(
+            Site(node, placement, self.levels, self.port, self.clock, Memory(self.clock.now_ns())), self.plan
+        )
         if grace_over and not is_device:
             self.clock.advance(self.flow._attendance.grace_ends_ns)
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from ctypes import c_int, c_void_p, string_at
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,13 @@ class Recorder:
         self._calls: list[bytes] = []
         self._sizes: dict[int, int] = {}
 
-    def install(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Modules reach arrays by `address` or `pointer`, give bytes as they are, and find entries by `_compiled`."""
-        entries = SimpleNamespace(**{name: self._entry(name, e) for name, e in vars(module._compiled()).items()})
-        monkeypatch.setattr(module, "_compiled", lambda: entries)
-        for name in {"address", "pointer"} & vars(module).keys():
-            monkeypatch.setattr(module, name, self._address)
+    def install(self, kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Kernels reach arrays by `address` or `pointer`, give bytes as they are, and find entries by `_compiled`."""
+        if "_compiled" in vars(kernel):
+            entries = SimpleNamespace(**{name: self._entry(name, e) for name, e in vars(kernel._compiled()).items()})
+            monkeypatch.setattr(kernel, "_compiled", lambda: entries)
+        for name in {"address", "pointer"} & vars(kernel).keys():
+            monkeypatch.setattr(kernel, name, self._address)
 
     def write(self, path: Path) -> None:
         path.write_bytes(struct.pack("<I", self.num_calls) + b"".join(self._calls))

@@ -29,11 +29,11 @@ class Flat:
 class Script:
     """Runs a generator function as its turn, and notes things down."""
 
-    traits = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False)
     x: Params
 
-    def __init__(self, body: Callable[[Script, Turn], Effects[None]]) -> None:
+    def __init__(self, body: Callable[[Script, Turn], Effects[None]], *, tolerates_loss: bool = False) -> None:
         self.body = body
+        self.traits = Traits(tolerates_loss=tolerates_loss, per_edge_state=False, conserves=None, directed=False)
         self.seen: list[object] = []
 
     def start(self, x: Params, node: NodeInfo) -> None:

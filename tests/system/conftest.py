@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_bundle import make_tiny_bundle
 
 import tierline.cli.supervisor as supervisor
 from tierline.cli.fleet_files import FleetSpec
 from tierline.cli.supervisor import Fleet
 from tierline.cloud.config import PlanKnobs
+from tierline.core.bundle import Bundle
 from tierline.core.link.ask import ask_status
 from tierline.core.link.tls import TlsFiles
 from tierline.core.plan import Hierarchy, HierarchyNode, Join
@@ -173,3 +175,37 @@ def assets() -> Path:
 def num_samples() -> int:
     with np.load(ASSETS / "samples.npz") as file:
         return len(file["labels"])
+
+
+@pytest.fixture(scope="module")
+def live(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cloud, an edge node, one busy device, and room below the edge node for `device-1` and its `view-1`."""
+    folder = tmp_path_factory.mktemp("live")
+    with start(folder, hosts=(("view-0",), ("view-1",)), query="?loop=true&rate=100") as world:
+        world.until_answered(5)
+        world.fleet.kill("device-1")
+        yield world
+
+
+@pytest.fixture
+def undisturbed(live: Any) -> Iterator[None]:
+    """Whatever happens in the test, the other device keeps its connection and its whole answers."""
+    before = len(live.news("device-0"))
+    pids = live.fleet.pids()
+    yield
+    mark = len(live.news("device-0"))
+    live.until("answers of the other device", lambda: len(live.news("device-0", mark)) >= 10)
+    assert not [r for r in live.news("device-0", before) if r["degraded"]]
+    assert live.fleet.pids() == pids
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    """Other weights, so that a sample that met two Plans would be seen; other cuts, so that Sections move."""
+    folder = tmp_path_factory.mktemp("bundles")
+    device, edge, cloud = Tier.DEVICE, Tier.EDGE, Tier.CLOUD
+    return [
+        make_tiny_bundle(folder / "a"),
+        make_tiny_bundle(folder / "b", seed=8, tiers=(device, cloud, cloud), aggregator="max_pool"),
+        make_tiny_bundle(folder / "c", seed=9, tiers=(device, edge, edge), num_relu=10),
+    ]

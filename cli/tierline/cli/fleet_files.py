@@ -119,7 +119,8 @@ def write_files(spec: FleetSpec, folder: Path, addresses: Addresses, join_name: 
 
 def certify(hierarchy: Hierarchy, folder: Path) -> None:
     """Make an authority for this run and give every node a certificate for loopback."""
-    from tierline.core.pki import create_authority, issue_server, use_authority, write_identity
+    from tierline.core.link.tls import write_identity
+    from tierline.core.pki import create_authority, issue_server, use_authority
 
     home = folder / "authority"
     kept = (home / "ca.pem", home / "ca-key.pem")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tierline.cli.experiment.record import MODEL, lines_of
+from tierline.cli.identity import identity
 from tierline.core.errors import ConfigError, DataError, UsageError
 from tierline.core.link.jobs import JobAsker
 from tierline.core.link.tls import TlsFiles
@@ -60,7 +61,7 @@ def place_of(where: str, state_dir: Path | None) -> Place:
     """A folder if there is one of this name, else a root's address."""
     if Path(where).is_dir():
         return Folder(Path(where))
-    return Root(where, TlsFiles.of_state(state_dir) if state_dir is not None else None)
+    return Root(where, identity(state_dir))
 
 
 def find(runs: list[Run], name: str) -> Run:

@@ -10,6 +10,8 @@ from rich.table import Table
 from tierline.core.telemetry.ledger import SPAN_INDEX
 
 Report = Mapping[str, Any]
+_OF_ALL = ("overall", "one_device_lost")
+"""Accuracies of no level of its own."""
 
 
 def tables(report: Report) -> list[Table]:
@@ -73,7 +75,7 @@ def bytes_table(bytes_per_sample: Mapping[str, Any]) -> Table:
 
 
 def accuracy_table(report: Report) -> Table:
-    """Accuracy of every exit over all samples, and over the samples that left there where the report has it."""
+    """Accuracy of every exit, from the sensor up: over all samples, and over those that left there."""
     accuracy, answered = report["accuracy"], report.get("accuracy_by_exit", {})
     rows: dict[str, Any] = {}
     for name, value in accuracy.items():
@@ -82,7 +84,8 @@ def accuracy_table(report: Report) -> Table:
         else:
             rows[name] = value
     table = _table("Accuracy", "exit", "all samples", *(("answered there",) if answered else ()))
-    for name in dict.fromkeys([*answered, *rows]):
+    levels = [name for name in rows if name not in _OF_ALL]
+    for name in dict.fromkeys([*levels, *answered, *rows]):
         cells = [_percent(rows.get(name))] + ([_percent(answered.get(name))] if answered else [])
         table.add_row(name.replace("_", " "), *cells)
     return table

@@ -18,7 +18,7 @@ import msgspec
 from tierline.core.config.sections import check_id
 from tierline.core.errors import SecurityError, UsageError
 from tierline.core.invite import VALID_MINUTES, Invitation, InviteStore
-from tierline.core.link.tls import TlsFiles, split_address
+from tierline.core.link.tls import TlsFiles, split_address, write_identity
 from tierline.core.pki import (
     NODE_DAYS,
     Authority,
@@ -28,7 +28,6 @@ from tierline.core.pki import (
     fingerprint,
     issue_server,
     use_authority,
-    write_identity,
 )
 from tierline.core.types import NodeId
 

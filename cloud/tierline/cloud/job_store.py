@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -36,9 +37,10 @@ CREATE TABLE IF NOT EXISTS version (job INTEGER, round INTEGER, layout TEXT, mod
 
 
 class JobStore:
-    """All on one thread. Raises DataError for a file that cannot be used."""
+    """All on one thread, but for `note` and reports. Raises DataError for a file that cannot be used."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -86,23 +88,24 @@ class JobStore:
     # --- measurements -----------------------------------------------------------------------------------------
 
     def note(self, id_: int, rows: Sequence[Row], layout: Any, model: Floats | None) -> None:
-        """Measurements of one round, and the model that was measured."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            (place,) = self._db.execute("SELECT COUNT(*) FROM metric WHERE job = ?", (id_,)).fetchone()
-            self._db.executemany(
+        """Measurements of one round, and the model that was measured. On any thread: it has a connection of its own,
+        since a long model takes its time, and those who read do not wait for it."""
+        with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            (place,) = db.execute("SELECT COUNT(*) FROM metric WHERE job = ?", (id_,)).fetchone()
+            db.executemany(
                 "INSERT INTO metric VALUES (?, ?, ?, ?, ?)", [(id_, place + i, *row) for i, row in enumerate(rows)]
             )
             if rows and model is not None:
                 version = (id_, rows[0][0], json.dumps(layout), model.tobytes())
-                self._db.execute("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", version)
-                self._db.execute(
+                db.execute("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", version)
+                db.execute(
                     "DELETE FROM version WHERE job = ? AND round NOT IN "
                     "(SELECT round FROM version WHERE job = ? ORDER BY round DESC LIMIT ?)",
                     (id_, id_, KEPT_VERSIONS),
                 )
             if rows:
-                self._db.execute("UPDATE report SET model = NULL WHERE job = ? AND round <= ?", (id_, rows[0][0]))
+                db.execute("UPDATE report SET model = NULL WHERE job = ? AND round <= ?", (id_, rows[0][0]))
 
     def metrics(self, id_: int, after: int = 0) -> list[Row]:
         return [
@@ -126,7 +129,7 @@ class JobReports:
     """What the nodes of one job have reported."""
 
     def __init__(self, store: JobStore, id_: int) -> None:
-        self._db, self._id = store._db, id_
+        self._db, self._path, self._id = store._db, store._path, id_
         self._here: dict[NodeId, set[int]] = {}
         for me, round in self._db.execute("SELECT me, round FROM report WHERE job = ?", (id_,)):
             self._here.setdefault(NodeId(me), set()).add(round)
@@ -135,11 +138,12 @@ class JobReports:
             self._count(me)
 
     def add(self, me: NodeId, round: int, document: str, model: bytes | None) -> None:
-        """Keep the first of each node and round."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO report (job, me, round, document, model) VALUES (?, ?, ?, ?, ?)",
-            (self._id, me, round, document, model),
-        )
+        """Keep the first of each node and round. On any thread, like `note`."""
+        with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+            db.execute(
+                "INSERT OR IGNORE INTO report (job, me, round, document, model) VALUES (?, ?, ?, ?, ?)",
+                (self._id, me, round, document, model),
+            )
         self._here.setdefault(me, set()).add(round)
         self._count(me)
 

@@ -60,12 +60,14 @@ class Jobs:
         self._reports: JobReports | None = None
         self._measuring: Measuring | None = None
         self._stage: Scene | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         if host.listener is not None:
             handler = jobs_handler(self, host.listener.check_operator)
             host.listener.server.add_generic_rpc_handlers((handler,))
 
     async def run(self) -> None:
         """Work the queue off, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         learning = asyncio.create_task(self._learner.run())
         try:
             while True:
@@ -173,7 +175,8 @@ class Jobs:
             raise BadFrame(f"{letter.head}: a model of another shape")
         raw = None if model is None else model.tobytes()
         self._reports.add(letter.head.sender, letter.head.round + 1, text.decode(), raw)
-        self._changed.set()
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._changed.set)
 
     # --- one job ----------------------------------------------------------------------------------------------
 
@@ -213,7 +216,7 @@ class Jobs:
         rows = await self._learner.compute(lambda: measuring.read(due))
         if self._store.job(job.id)[1] == "running":
             model = stage.model_of(due.models)
-            self._store.note(job.id, rows, model.layout, model.flat)
+            await asyncio.to_thread(self._store.note, job.id, rows, model.layout, model.flat)
 
     def _check(self, job: Job, *, with_nodes: bool) -> None:
         """Raises what a node of the job failed with."""

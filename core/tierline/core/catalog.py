@@ -69,7 +69,7 @@ def is_usable(room: str, name: str) -> bool:
 
 def parts(room: str, name: str) -> dict[str, type[Any]]:
     """The public classes of one algorithm's file, by name. Raises ConfigError naming the nearest valid name."""
-    module = _import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)
+    module = import_file(Path(name)) if name.endswith(".py") else _import_member(room, name)
     return {
         key: cls
         for key, cls in inspect.getmembers(module, inspect.isclass)
@@ -124,7 +124,8 @@ def _import_member(room: str, name: str) -> ModuleType:
         ) from error
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """A user's own file as a module. Raises ConfigError where there is none."""
     spec = importlib.util.spec_from_file_location(f"tierline_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ConfigError(f"{path}: no such file")

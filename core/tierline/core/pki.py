@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tierline.core.errors import SecurityError
-from tierline.core.link.tls import NODE_URI, TlsFiles, check_files
+from tierline.core.link.tls import NODE_URI, write_private
 from tierline.core.types import NodeId
 
 AUTHORITY_DAYS = 3650
@@ -170,44 +167,6 @@ def describe(cert_pem: bytes) -> Description:
         serial=format(certificate.serial_number, "x"),
         expires=certificate.not_valid_after_utc,
     )
-
-
-def write_private(path: Path, raw: bytes) -> None:
-    """Create a file that only its owner may read, from its first byte on. Raises SecurityError if it exists."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise SecurityError(f"{path}: cannot be created ({error.strerror})") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(raw)
-
-
-def write_identity(state_dir: Path, ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> TlsFiles:
-    """Put `ca.pem cert.pem key.pem` into `state_dir/pki`, all three or none; a former identity is replaced.
-
-    The files are written and checked in a folder beside it, which then takes its place. Raises SecurityError.
-    """
-    target = state_dir / "pki"
-    try:
-        fresh = Path(tempfile.mkdtemp(prefix=".pki-", dir=state_dir))
-    except OSError as error:
-        raise SecurityError(f"{state_dir}: cannot be written ({error.strerror}); choose another state_dir") from error
-    try:
-        files = TlsFiles.in_folder(fresh)
-        write_private(files.key, key_pem)
-        files.cert.write_bytes(cert_pem)
-        files.ca.write_bytes(ca_pem)
-        check_files(files)
-        former: Path | None = None
-        if target.exists():
-            former = Path(tempfile.mkdtemp(prefix=".pki-", dir=state_dir))
-            target.rename(former / "pki")
-        fresh.rename(target)
-        if former is not None:
-            shutil.rmtree(former)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return TlsFiles.in_folder(target)
 
 
 def check_host(host: str) -> str:

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from tierline.core.bundle import Bundle
-from tierline.core.errors import DigestMismatch, PlanError, UnknownCodec
+from tierline.core.errors import PlanError
 from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.flow.loaded import EngineSettings
-from tierline.core.flow.negotiate import check_offer, offered_codecs
+from tierline.core.flow.negotiate import offered_codecs
 from tierline.core.link.dial import Dialler
-from tierline.core.link.fleet import Beat, Fetch, Hello, Order, Welcome
+from tierline.core.link.fleet import Beat, Hello
 from tierline.core.link.link import Link
 from tierline.core.link.session import Session
 from tierline.core.link.tasks import end
 from tierline.core.link.tls import TlsFiles, channel_credentials, require_tls
 from tierline.core.link.uplink import Uplink
-from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan, parse_plan
+from tierline.core.plan import Hierarchy, HierarchyNode, Join, Plan, make_plan
 from tierline.core.protocols import Source
-from tierline.core.types import NodeId, Tier
+from tierline.core.types import Tier
 from tierline.core.uri import open_sink, open_source
+from tierline.edge.adopt import Adoption
 from tierline.edge.bundles import BundleStore
 from tierline.edge.cameras import Camera, Cameras
 from tierline.edge.config import AgentConfig, SourceConfig
-from tierline.edge.follow import Follower
 from tierline.edge.service import Access
 
 if TYPE_CHECKING:
@@ -90,16 +90,14 @@ class Agent:
             [open_sink(sink.uri) for sink in config.sink],
         )
         self.host.metrics.dropped = self.cameras.dropped
-        self._follower = Follower(self.host, self._get_bundle, self._in_force)
+        self._adoption = Adoption(self.host, self._store, self._given)
         self._learner = self._make_learner()
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         if self._dialler is not None:
             self.host.desk.on_states = self._dialler.beat_now
             self.host.desk.profiler.parent = Uplink(self._id, self._dialler, self.node.clock)
-        self._adopted, self._connected = asyncio.Event(), asyncio.Event()
+        self._connected = asyncio.Event()
         self._is_stopping = False
-        self._later: bytes | None = None
-        """Knobs of a Plan whose structure is not in force here yet."""
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
@@ -115,8 +113,8 @@ class Agent:
             if dialling is not None:
                 # A parent in reach knows the current Plan; the last one is for when there is none.
                 await _first(self._connected.wait(), dialling, ALONE_AFTER_S if known is not None else None)
-            if not self._adopted.is_set() and known is not None:
-                self._adopt(*known)
+            if self.node.plan is None and known is not None:
+                self.node.adopt(*known)
                 LOG.info("no parent: answering alone with plan %d", known[0].version)
             self._check_views()
             self._take_columns()
@@ -128,7 +126,7 @@ class Agent:
                 task.result()
         finally:
             self._is_stopping = True
-            self._follower.close()
+            self._adoption.close()
             self.node.close()
             await end(tasks)
             await self.host.stop()
@@ -153,9 +151,9 @@ class Agent:
             node.parent,
             hello=self._hello,
             beat=self._beat,
-            prepare=self._prepare,
+            prepare=self._adoption.joined,
             on_change=self._on_change,
-            on_order=self._on_order,
+            on_order=self._adoption.take,
             on_revoked=self._store.remember_revoked,
             on_measure=self.host.desk.profiler.take,
             on_jobs=self._learner.take if self._learner is not None else lambda jobs: None,
@@ -180,86 +178,6 @@ class Agent:
         assert self.node.parent is not None
         status = json.dumps(self.host.desk.status_record()).encode()
         return Beat(self._id, self.node.epoch, status, self.node.parent.rtt_ns / 1e6, self.host.desk.states())
-
-    async def _prepare(self, welcome: Welcome, fetch: Fetch) -> None:
-        """After a join: take the parent's Plan and whatever of the Bundle is missing."""
-        plan = parse_plan(welcome.plan, f"plan of {welcome.parent}")
-        if plan.digest() != welcome.plan_digest:
-            raise DigestMismatch(
-                f"{welcome.parent} announced plan {welcome.plan_digest[:12]}... and sent {plan.digest()[:12]}...; "
-                "install matching versions of tierline"
-            )
-        former, commit = self.node.plan, Order("commit", welcome.plan, welcome.bundle_digest, welcome.manifest)
-        self.node.run_id = welcome.run
-        self._store.remember_revoked(welcome.revoked)
-        if former is not None and self._is_another_structure(former, plan):
-            # Children are connected, and samples in flight: gently, as if it were told while connected.
-            await self._follower.commit(commit, fetch)
-        else:
-            self._follower.abort()
-            self._adopt(plan, await self._get_bundle(commit, plan, fetch))
-            self._store.remember(plan)
-            if former is not None and former.nodes == plan.nodes and self.host.listener is not None:
-                self.host.listener.push(Order("knobs", welcome.plan))  # turned while this node was away
-        if not plan.placement(self._id).joins:
-            self.node.minter = (NodeId(welcome.parent), welcome.epoch)
-
-    def _is_another_structure(self, former: Plan, plan: Plan) -> bool:
-        """Whether a later Plan differs from the former by what two phases can change, and not by knobs alone."""
-        ours, theirs = former.nodes.get(self._id), plan.placement(self._id)
-        if ours is None or (ours.views, ours.joins, ours.tier) != (theirs.views, theirs.joins, theirs.tier):
-            return False
-        return plan.version > former.version and (plan.bundle, plan.nodes) != (former.bundle, former.nodes)
-
-    async def _get_bundle(self, order: Order, plan: Plan, fetch: Fetch) -> Bundle:
-        """What this node needs of a Plan's Bundle. Raises UnknownCodec, DigestMismatch and what fetching raises."""
-        check_offer(plan, self._id, offered_codecs())
-        if self._given is None:
-            return await self._store.get(order.bundle_digest, order.manifest, plan, self._id, fetch)
-        if self._given.digest != order.bundle_digest:
-            raise DigestMismatch(
-                f"plan {plan.version} runs Bundle {order.bundle_digest[:12]}..., this node was given "
-                f"{self._given.digest[:12]}... by hand; remove `bundle` from its agent file to fetch what is asked for"
-            )
-        return self._given
-
-    def _adopt(self, plan: Plan, bundle: Bundle) -> None:
-        self.node.adopt(plan, bundle)
-        self._adopted.set()
-
-    def _on_order(self, order: Order, fetch: Fetch) -> None:
-        if order.phase == "knobs":
-            self._on_plan(order.plan)
-        else:
-            self._follower.take(order, fetch)
-
-    def _in_force(self, plan: Plan) -> None:
-        """A Plan of another structure has taken over: knobs that were turned since go with it."""
-        self._store.remember(plan)
-        LOG.info("plan %d is in force, of another structure", plan.version)
-        if self._later is not None:
-            self._on_plan(self._later)
-
-    def _on_plan(self, document: bytes) -> None:
-        """Knobs pushed while connected.
-
-        A Plan that asks for a codec this node lacks is not taken, but passed on: payloads describe themselves.
-        """
-        plan, self._later = parse_plan(document, "pushed plan"), None
-        if self.node.bundle is None or self.node.plan is None or plan.version <= self.node.plan.version:
-            return
-        if (plan.bundle, plan.nodes) != (self.node.bundle.digest, self.node.plan.nodes):
-            self._later = document  # of a structure that is still being prepared here
-            return
-        try:
-            check_offer(plan, self._id, offered_codecs())
-            self.node.adopt(plan, self.node.bundle)
-            self._store.remember(plan)
-            LOG.info("plan %d is in force", plan.version)
-        except UnknownCodec as error:
-            LOG.error("plan %d is not taken: %s", plan.version, error)
-        if self.host.listener is not None:
-            self.host.listener.push(Order("knobs", document))
 
     def _on_change(self, is_up: bool) -> None:
         if is_up:

@@ -12,8 +12,8 @@ from pathlib import Path
 from tierline.core.errors import SecurityError
 from tierline.core.invite import Invitation
 from tierline.core.link.enrol import claim
-from tierline.core.link.tls import TlsFiles
-from tierline.core.pki import check_host, describe, fingerprint, new_key_and_csr, write_identity
+from tierline.core.link.tls import TlsFiles, write_identity
+from tierline.core.pki import check_host, describe, fingerprint, new_key_and_csr
 from tierline.core.types import NodeId
 
 

@@ -59,7 +59,6 @@ class Access:
             return pb.InferReply(outcome=outcome_line(await self.answer(images, seq, request.budget_ms)))
         except TierlineError as error:
             await abort(context, error)
-            raise AssertionError("abort raises") from error
 
     async def answer(self, images: Mapping[str, Array], number: int | None, budget_ms: float) -> Outcome:
         """Run the images of one sample; `number` joins it with other nodes' views. Raises TierlineError."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from tierline.kernels.library import Counts, address, as_rows, binder, counts, pointer, readable
 from tierline.kernels.numpy import affine as oracle
-from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, max_scale, row_bytes
+from tierline.kernels.numpy.affine import CLIPS, HEADER_BYTES, LIMIT, Floats, check_options, max_scale, row_bytes
 from tierline.kernels.numpy.affine_clip import num_dropped
 from tierline.kernels.numpy.sparse_bitmap import Bytes
 from tierline.kernels.numpy.sparse_bitmap import Counts as Numbers
@@ -18,6 +18,7 @@ __all__ = [
     "CLIPS",
     "HEADER_BYTES",
     "LIMIT",
+    "check_options",
     "decode",
     "decode_runs",
     "encode",

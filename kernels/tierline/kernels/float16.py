@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from tierline.kernels.library import Counts, binder, counts, pointer, readable
+from tierline.kernels.half import Half
 from tierline.kernels.numpy import float16 as oracle
-from tierline.kernels.numpy.float16 import Floats, row_bytes
+from tierline.kernels.numpy.float16 import row_bytes
 
-__all__ = ["decode", "encode", "row_bytes"]
+__all__ = ["decode", "encode", "half", "row_bytes"]
 
-_compiled = binder(tl_float16_encode="!ppn", tl_float16_decode="!ppn")
-
-
-@lru_cache(maxsize=256)
-def _counts(num_values: int) -> Counts | None:
-    return counts((1, num_values), row_bytes)
-
-
-def encode(x_BV: Floats) -> bytes:
-    """See `numpy.float16.encode`."""
-    lib, size = _compiled(), _counts(x_BV.size)
-    if lib is None or size is None:
-        return oracle.encode(x_BV)
-    x_BV, data = readable(x_BV), size.fresh(size.num_bytes)
-    lib.tl_float16_encode(pointer(x_BV), data, size.num_values)
-    return data
-
-
-def decode(data: bytes, x_BV: Floats) -> None:
-    """See `numpy.float16.decode`; `x_BV` must be contiguous."""
-    lib, size = _compiled(), _counts(x_BV.size)
-    if lib is None or size is None:
-        oracle.decode(data, x_BV)
-        return
-    lib.tl_float16_decode(data, pointer(x_BV), size.num_values)
+half = Half("float16", oracle)
+encode, decode = half.encode, half.decode

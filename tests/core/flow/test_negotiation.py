@@ -138,13 +138,13 @@ def test_an_agent_keeps_its_plan_where_it_lacks_a_codec(
     state = str(tmp_path / "state")
     agent = Agent(AgentConfig(schema=1, node=AgentNode("device-left", parent="127.0.0.1:9", state_dir=state)))
     plan = plan_of(tiny_bundle)
-    agent._adopt(plan, tiny_bundle)
-    agent._on_plan(plan_of(tiny_bundle, version=2, max_batch=5).document())
+    agent.node.adopt(plan, tiny_bundle)
+    agent._adoption.turn_knobs(plan_of(tiny_bundle, version=2, max_batch=5).document())
     assert agent.node.plan is not None and agent.node.plan.version == 2
-    agent._on_plan(plan_of(tiny_bundle, version=3, codecs=["affine:4", "bitplane", "raw"]).document())
+    agent._adoption.turn_knobs(plan_of(tiny_bundle, version=3, codecs=["affine:4", "bitplane", "raw"]).document())
     assert agent.node.plan.version == 2
     assert "plan 3 is not taken: node 'device-left' has no codec affine" in caplog.text
-    agent._on_plan(plan_of(tiny_bundle, version=4, codecs=["bitplane", "affine:4", "raw"]).document())
+    agent._adoption.turn_knobs(plan_of(tiny_bundle, version=4, codecs=["bitplane", "affine:4", "raw"]).document())
     assert agent.node.plan.version == 4
     agent.node.close()
 

@@ -135,9 +135,9 @@ def test_views_of_one_file_share_an_engine_and_get_what_each_alone_gets(alike: B
         assert engines[VIEWS[0]] is engines[VIEWS[1]]
         assert len({ns for (level, _), ns in resident.row_ns.items() if level == 0}) == 1
         work = [(view, images(4)[n][seq]) for seq in range(4) for n, view in enumerate(VIEWS[:2])]
-        found = await asyncio.gather(*(node._run_view(resident, view, image) for view, image in work))
+        found = await asyncio.gather(*(resident.run_view(view, image) for view, image in work))
         for (view, image), (outputs, _) in zip(work, found, strict=True):
-            expected, _ = node.view_job(resident, view, image)()
+            expected, _ = resident.view_job(view, image)()
             for key in (LOGITS, FEATURE):
                 np.testing.assert_allclose(outputs[key], expected[key], rtol=1e-5)
         node.close()

@@ -13,6 +13,7 @@ import pytest
 from tierline.core import errors
 from tierline.core.clock import ManualClock, MonotonicClock
 from tierline.core.link.attach import ATTACH, Attachment, attach, is_of, learning_handler
+from tierline.core.link.intake import Intake
 from tierline.core.link.learning_wire import content_from_bytes, content_to_bytes, parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import (
     Content,
@@ -45,6 +46,7 @@ class Desk:
         self.letters: list[Letter] = []
         self.notes: list[Note] = []
         self.came = asyncio.Event()
+        self.intake = Intake()
 
     def attached(self, stream: Attachment) -> None:
         stream.tell(Present((B,)))

@@ -11,13 +11,14 @@ import grpc.aio
 import pytest
 from tests.support.links import Desk, child, parent, relay, run, until
 
-from tierline.core.link import dial, listen
+from tierline.core.link import dial, fleet_service
 from tierline.core.link.fleet import Hello
+from tierline.core.link.fleet_service import FleetService
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
 
 def test_a_silent_child_is_declared_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(fleet_service, "HEARTBEAT_S", 0.05)
 
     async def main() -> None:
         desk = Desk()
@@ -55,7 +56,7 @@ def test_a_parent_that_never_says_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
         async with parent() as real:
             server = grpc.aio.server()
-            fleet_pb2_grpc.add_FleetServicer_to_server(listen._FleetService(real, real._desk), server)
+            fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(real, real._desk), server)
             handler = grpc.stream_stream_rpc_method_handler(exchange)
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler("tierline.v1.Inference", {"Exchange": handler}),)

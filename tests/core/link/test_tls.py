@@ -17,6 +17,7 @@ from tierline.core import pki
 from tierline.core.errors import ConfigError, LinkUnavailable, SecurityError, TierlineError
 from tierline.core.link import tls
 from tierline.core.link.tls import TlsFiles
+from tierline.core.link.tls_failure import explain_failure
 
 
 class WhoAmI(grpc.GenericRpcHandler):
@@ -77,7 +78,7 @@ async def failure(files: TlsFiles | None, dial: TlsFiles, address: str | None = 
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(target, credentials)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        return await tls.explain_failure(target, dial.ca.read_bytes(), dial)
+        return await explain_failure(target, dial.ca.read_bytes(), dial)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
@@ -108,7 +109,7 @@ def test_client_without_certificate_is_refused(fleet: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            return await tls.explain_failure(f"127.0.0.1:{port}", ca, None)
+            return await explain_failure(f"127.0.0.1:{port}", ca, None)
 
     error = asyncio.run(scenario())
     assert isinstance(error, SecurityError)
@@ -119,7 +120,7 @@ def test_sound_connection_is_not_blamed_on_tls(fleet: Path) -> None:
     async def scenario() -> TierlineError:
         node = TlsFiles.in_folder(fleet / "node")
         async with serving(TlsFiles.in_folder(fleet / "server")) as port:
-            return await tls.explain_failure(f"127.0.0.1:{port}", node.ca.read_bytes(), node)
+            return await explain_failure(f"127.0.0.1:{port}", node.ca.read_bytes(), node)
 
     error = asyncio.run(scenario())
     assert isinstance(error, LinkUnavailable)
@@ -128,7 +129,7 @@ def test_sound_connection_is_not_blamed_on_tls(fleet: Path) -> None:
 
 def test_unreadable_authority_is_told() -> None:
     for ca_pem in (b"", b"hello", b"\xff"):
-        error = asyncio.run(tls.explain_failure("127.0.0.1:1", ca_pem, None))
+        error = asyncio.run(explain_failure("127.0.0.1:1", ca_pem, None))
         assert isinstance(error, SecurityError)
         assert "the authority to trust" in str(error)
 
@@ -171,7 +172,7 @@ def test_absent_server_is_no_security_matter(fleet: Path) -> None:
     async def scenario() -> TierlineError:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        return await tls.explain_failure(f"127.0.0.1:{port}", (fleet / "ours" / "ca.pem").read_bytes(), None)
+        return await explain_failure(f"127.0.0.1:{port}", (fleet / "ours" / "ca.pem").read_bytes(), None)
 
     assert isinstance(asyncio.run(scenario()), LinkUnavailable)
 
@@ -185,7 +186,7 @@ def test_silent_server_is_given_up(fleet: Path) -> None:
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
         async with server:
             address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            return await tls.explain_failure(address, (fleet / "ours" / "ca.pem").read_bytes(), None, timeout_s=0.2)
+            return await explain_failure(address, (fleet / "ours" / "ca.pem").read_bytes(), None, timeout_s=0.2)
 
     assert "timed out" in str(asyncio.run(scenario()))
 

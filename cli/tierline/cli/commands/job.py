@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tierline.cli.identity import IdentityOption
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
 from tierline.core.errors import ConfigError, UsageError
 
@@ -15,16 +16,16 @@ app = typer.Typer(help="Show, stop, compare and export runs of learning.", rich_
 DEFAULT = "127.0.0.1:7443"
 
 Where = Annotated[str, typer.Argument(help="host:port of a fleet's root, or the --out of `tierline train`.")]
-StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-]
 Job = Annotated[str, typer.Argument(help="As `tierline job ls` names it.")]
 Chosen = Annotated[list[str] | None, typer.Option("--job", help="This one; repeatable. Default: all.")]
 
 
 @app.command()
 def ls(
-    where: Where = DEFAULT, state_dir: StateDir = None, form: FormatOption = Format.TABLE, output: OutputOption = None
+    where: Where = DEFAULT,
+    state_dir: IdentityOption = None,
+    form: FormatOption = Format.TABLE,
+    output: OutputOption = None,
 ) -> None:
     """List runs, oldest first."""
     from tierline.cli.jobs import place_of
@@ -48,7 +49,7 @@ def ls(
 def log(
     job: Job,
     where: Where = DEFAULT,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -64,7 +65,7 @@ def log(
 
 
 @app.command()
-def stop(job: Job, where: Where = DEFAULT, state_dir: StateDir = None) -> None:
+def stop(job: Job, where: Where = DEFAULT, state_dir: IdentityOption = None) -> None:
     """Stop a run; it keeps its place."""
     from tierline.cli.jobs import place_of
 
@@ -72,7 +73,7 @@ def stop(job: Job, where: Where = DEFAULT, state_dir: StateDir = None) -> None:
 
 
 @app.command()
-def resume(job: Job, where: Where = DEFAULT, state_dir: StateDir = None) -> None:
+def resume(job: Job, where: Where = DEFAULT, state_dir: IdentityOption = None) -> None:
     """Let a stopped or failed run go on from where it was."""
     from tierline.cli.jobs import place_of
 
@@ -83,7 +84,7 @@ def resume(job: Job, where: Where = DEFAULT, state_dir: StateDir = None) -> None
 def compare(
     where: Where = DEFAULT,
     jobs: Chosen = None,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -116,7 +117,7 @@ def export(
     round: Annotated[int, typer.Option("--round", min=0, help="Of --model; 0: the newest that is kept.")] = 0,
     picture: Annotated[Path | None, typer.Option("--picture", help="A metric by round, as SVG.")] = None,
     metric: Annotated[str, typer.Option("--metric", help="Of --picture.")] = "test_accuracy",
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
 ) -> None:
     """Write measurements, a model, or a picture with where its lines come from."""
     from tierline.cli.folders import check_file

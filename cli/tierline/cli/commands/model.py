@@ -110,13 +110,10 @@ def import_(
     output: OutputOption = None,
 ) -> None:
     """Make a Bundle from a network of your own, cut where you say or where it answers soonest."""
-    from tierline.cli.folders import check_file, check_new_folder, whole_folder
-    from tierline.cli.signals import exit_on_signals
+    from tierline.cli.folders import whole_folder
     from tierline.core.bundle import MANIFEST
 
-    check_new_folder("--out", out)
-    check_file("--output", output)
-    exit_on_signals()
+    split.begin(out, output)
     places = cut or []
     if "auto" in places and len(places) > 1:
         raise UsageError("--cut auto: chooses all cuts; leave the others out")
@@ -168,13 +165,10 @@ def cascade(
     output: OutputOption = None,
 ) -> None:
     """Make a Bundle of a small network below and a larger one above: images that the small one is unsure of climb."""
-    from tierline.cli.folders import check_file, check_new_folder, whole_folder
-    from tierline.cli.signals import exit_on_signals
+    from tierline.cli.folders import whole_folder
     from tierline.core.bundle import MANIFEST
 
-    check_new_folder("--out", out)
-    check_file("--output", output)
-    exit_on_signals()
+    split.begin(out, output)
     means, stds = _each("--mean", mean or ["0"], models), _each("--std", std or ["1"], models)
     networks = [_read(model, size, channels) for model in models]
     from tierline.models.captures import find_captures

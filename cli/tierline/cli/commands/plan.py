@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit
 from tierline.core.bundle import Bundle
 from tierline.core.errors import PlanError, UsageError
@@ -15,9 +16,6 @@ from tierline.core.errors import PlanError, UsageError
 app = typer.Typer(help="Show a running Plan; change it.", rich_markup_mode=None, add_completion=False)
 
 Address = Annotated[str, typer.Argument(help="host:port of the hierarchy's root.")]
-StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print, change nothing.")]
 DEFAULT = "127.0.0.1:7443"
 
@@ -25,7 +23,7 @@ DEFAULT = "127.0.0.1:7443"
 @app.command()
 def ls(
     address: Address = DEFAULT,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -39,7 +37,7 @@ def ls(
 def show(
     address: Address = DEFAULT,
     version: Annotated[int, typer.Option("--version", min=0, help="One that is kept; 0: the one in force.")] = 0,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -56,7 +54,7 @@ def show(
 def apply(
     address: Address = DEFAULT,
     set_: SetOption = None,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Folder of another Bundle; missing files are sent to the root.")
     ] = None,
@@ -85,7 +83,7 @@ def apply(
 def rollback(
     version: Annotated[int, typer.Argument(min=1, help="The Plan that comes back, as a new version.")],
     address: Address = DEFAULT,
-    state_dir: StateDir = None,
+    state_dir: IdentityOption = None,
     dry_run: DryRun = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -103,17 +101,15 @@ def _read(path: Path) -> bytes:
 
 def _plans(address: str, state_dir: Path | None) -> list[dict[str, Any]]:
     from tierline.core.link.ask import ask_plans
-    from tierline.core.link.tls import TlsFiles
 
-    return asyncio.run(ask_plans(address, TlsFiles.of_state(state_dir) if state_dir else None))
+    return asyncio.run(ask_plans(address, identity(state_dir)))
 
 
 def _change(address: str, state_dir: Path | None, form: Format, output: Path | None, **what: Any) -> None:
     from tierline.core.link.ask import change_plan
-    from tierline.core.link.tls import TlsFiles
 
     former = {row["key"]: row["value"] for row in _rows(_plans(address, state_dir)[-1])}
-    made = asyncio.run(change_plan(address, TlsFiles.of_state(state_dir) if state_dir else None, **what))
+    made = asyncio.run(change_plan(address, identity(state_dir), **what))
     now = {row["key"]: row["value"] for row in _rows(made)}
     now.update({f"switch.{key}": str(value) for key, value in made.get("switch", {}).items() if value})
     rows = [

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
 from tierline.core.catalog import nearest
 from tierline.core.errors import LinkUnavailable, UsageError
@@ -36,22 +37,18 @@ def profile(
     ] = None,
     codec: Annotated[list[str] | None, typer.Option("--codec", help="Codec token; repeatable.")] = None,
     run_s: Annotated[float, typer.Option("--run-s", min=0.01, max=60, help="Longest time for one number.")] = 0.5,
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-    ] = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
     """Have every node measure its pieces of the network, codecs and link, while it goes on answering."""
     from tierline.core.link.ask import ask_profile
-    from tierline.core.link.tls import TlsFiles
 
     precisions = check_precisions(precision)
     wish = ProfileWish(
         tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s, precisions
     )
-    tls = TlsFiles.of_state(state_dir) if state_dir else None
-    made = asyncio.run(ask_profile(address, wish, tls, said=_say))
+    made = asyncio.run(ask_profile(address, wish, identity(state_dir), said=_say))
     if out is not None:
         write(made.document().decode() + "\n", out, "--out")
     emit([_row(made, name) for name in made.nodes], form, output)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, emit
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -16,17 +16,14 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def status(
     address: Annotated[str, typer.Argument(help="host:port of a node with children.")] = "127.0.0.1:7443",
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-    ] = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
     """Show a running node and all nodes below it."""
     from tierline.core.link.ask import ask_status
-    from tierline.core.link.tls import TlsFiles
 
-    nodes = asyncio.run(ask_status(address, TlsFiles.of_state(state_dir) if state_dir else None))
+    nodes = asyncio.run(ask_status(address, identity(state_dir)))
     emit([_row(node, record) for node, record in nodes.items()], form, output, nodes)
 
 

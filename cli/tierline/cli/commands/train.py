@@ -58,9 +58,9 @@ def train(
 
     `--set model.device_filters=16`, `--set training.epochs=8` change the recipe; with FILE, `--set` changes its keys.
     """
-    from tierline.cli.folders import check_file, check_new_folder, whole_folder
+    from tierline.cli.folders import check_file, check_new_folder
     from tierline.cli.signals import exit_on_signals
-    from tierline.cli.trial.training import announce, parse_overrides, require_torch
+    from tierline.cli.trial.training import parse_overrides, require_torch
 
     if out is None or (file is None) == (data is None):
         raise UsageError("train: needs --out, and either --data or an experiment FILE; see `tierline train --help`")
@@ -88,13 +88,28 @@ def train(
         )
         return
     assert data is not None
+    rows = _train_ddnn(out, data, devices, seed, parse_overrides(overrides or []), thresholds, samples)
+    emit(rows, form, output)
+
+
+def _train_ddnn(
+    out: Path,
+    data: str,
+    devices: int | None,
+    seed: int,
+    recipe: dict[str, dict[str, Any]],
+    thresholds: str,
+    num_samples: int,
+) -> list[dict[str, Any]]:
+    """Train it into a new Bundle; a row for each exit."""
+    from tierline.cli.folders import whole_folder
+    from tierline.cli.trial.training import announce
     from tierline.core.bundle import MANIFEST
     from tierline.models.make import train_bundle, write_samples
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    recipe = parse_overrides(overrides or [])
     started = time.monotonic()
     with whole_folder(out, last=MANIFEST) as folder:
         bundle, dataset = train_bundle(
@@ -108,13 +123,12 @@ def train(
             progress=announce(say),
             command="tierline train",
         )
-        if samples:
-            write_samples(folder / "samples.npz", dataset, samples)
+        if num_samples:
+            write_samples(folder / "samples.npz", dataset, num_samples)
     say(f"trained in {time.monotonic() - started:.0f} s; Bundle {bundle.digest[:12]} in {out}")
     calibration = bundle.manifest.calibration
     assert calibration is not None
-    rows: list[dict[str, Any]] = [
+    return [
         {"exit": name, "validation_accuracy": round(value, 4), "threshold": calibration.thresholds.get(name)}
         for name, value in calibration.accuracy.items()
     ]
-    emit(rows, form, output)

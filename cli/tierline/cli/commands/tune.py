@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tierline.cli.commands.profile import check_precisions
+from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit, write
 from tierline.core.errors import UsageError
 
@@ -52,9 +53,7 @@ def tune(
     max_age_h: Annotated[float, typer.Option("--max-age", min=0, help="Hours after which a Profile is stale.")] = 24.0,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also what other methods would choose.")] = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the Pareto front (.svg).")] = None,
-    state_dir: Annotated[
-        Path | None, typer.Option("--state-dir", help="Folder whose pki/ proves who asks; without it, no TLS.")
-    ] = None,
+    state_dir: IdentityOption = None,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
 ) -> None:
@@ -115,12 +114,13 @@ def _read(path: Path) -> Profile:
 
 def _measure(address: str, codecs: tuple[str, ...], precisions: tuple[str, ...], state_dir: Path | None) -> Profile:
     from tierline.core.link.ask import ask_profile
-    from tierline.core.link.fleet import ProfileWish
-    from tierline.core.link.tls import TlsFiles
+    from tierline.core.link.fleet import ProfileStep, ProfileWish
 
-    tls = TlsFiles.of_state(state_dir) if state_dir else None
+    def said(step: ProfileStep) -> None:
+        _say(f"{step.node or 'root'}: {step.state}")
+
     wish = ProfileWish(codecs=codecs, precisions=precisions)
-    return asyncio.run(ask_profile(address, wish, tls, said=lambda step: _say(f"{step.node or 'root'}: {step.state}")))
+    return asyncio.run(ask_profile(address, wish, identity(state_dir), said=said))
 
 
 def _effects(

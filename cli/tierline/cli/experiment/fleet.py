@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tierline.cli.identity import identity
 from tierline.core.arrays import Params
 from tierline.core.errors import ConfigError, LinkUnavailable, NodeFailed
 from tierline.core.link.jobs import JobAsker
-from tierline.core.link.tls import TlsFiles
 from tierline.learning.experiment.file import Experiment
 
 _LOOK_S = 0.5
@@ -28,7 +28,7 @@ class OnFleet:
 
     def __init__(self, address: str, state_dir: Path | None, out: Path) -> None:
         self.address = address
-        self._tls = TlsFiles.of_state(state_dir) if state_dir is not None else None
+        self._tls = identity(state_dir)
         self._path = out / _JOBS
         self._jobs: dict[str, int] = {}
 

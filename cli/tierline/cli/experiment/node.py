@@ -24,7 +24,7 @@ from tierline.core.clock import MonotonicClock
 from tierline.core.errors import TierlineError
 from tierline.core.link.attach import keep_attached, learning_handler
 from tierline.core.link.fleet import CHANNEL_OPTIONS
-from tierline.core.link.listen import why_not
+from tierline.core.link.listen import explain_bind_failure
 from tierline.core.link.tasks import end
 from tierline.core.types import NodeId
 from tierline.learning.driver.journal import Journal
@@ -71,7 +71,8 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
         LinkNode(me, stage.rules[me], stage.trainers.get(me), start, task, journal) for me in map(NodeId, spec.nodes)
     ]
     max_letter_bytes = _LETTER_MODELS * start.flat.nbytes + (1 << 20)
-    office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes)
+    folder = Path(spec.journal).parent
+    office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes, folder=folder)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(journal.close)
         stack.callback(office.close)
@@ -83,7 +84,7 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
             try:
                 server.add_insecure_port(spec.listen)
             except RuntimeError as error:
-                raise why_not(spec.listen) from error
+                raise explain_bind_failure(spec.listen) from error
             await server.start()
             stack.push_async_callback(server.stop, None)
         else:

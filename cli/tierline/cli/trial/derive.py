@@ -34,7 +34,7 @@ def derive(
     from tierline.core.bundle import MANIFEST, Bundle
     from tierline.core.types import Tier
 
-    begin(out, output, None)
+    begin(out, output)
     from tierline.models.exits.derive import Stage
     from tierline.models.exits.derive import derive as write
 

@@ -224,7 +224,7 @@ def zoo(form: FormatOption = Format.TABLE, output: OutputOption = None) -> None:
     emit(rows, form, output)
 
 
-def begin(out: Path, output: Path | None, overrides: list[str] | None) -> dict[str, dict[str, Any]]:
+def begin(out: Path, output: Path | None, overrides: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """What is checked before anything is imported that takes seconds; the overrides."""
     from tierline.cli.folders import check_file, check_new_folder
     from tierline.cli.signals import exit_on_signals

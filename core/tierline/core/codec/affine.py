@@ -35,7 +35,6 @@ from tierline.core.errors import CodecError, ConfigError, CorruptPayload
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import affine as kernel
 
-_WORDS = {"per": ("tensor", "channel"), "range": kernel.CLIPS, "rounding": ("nearest", "stochastic")}
 _DEFAULTS = {"bits": 8, "per": "tensor", "range": "minmax", "percent": 99.9, "rounding": "nearest"}
 _SEED_MASK = 2**64 - 1
 
@@ -56,13 +55,10 @@ class Affine:
         rounding: str = "nearest",
     ) -> None:
         options = {"bits": bits, "per": per, "range": range, "percent": percent, "rounding": rounding}
-        if not 1 <= bits <= 8:
-            raise ConfigError(f"bits is {bits}, from 1 to 8")
-        for key, words in _WORDS.items():
-            if options[key] not in words:
-                raise ConfigError(f"{key} is {options[key]!r}, one of {', '.join(words)}")
-        if not 0 < percent <= 100:
-            raise ConfigError(f"percent is {percent:g}, above 0 and up to 100")
+        try:
+            kernel.check_options(bits, percent, per=per, range=range, rounding=rounding)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         if percent != _DEFAULTS["percent"] and range != "percentile":
             raise ConfigError(f"percent is for range=percentile, not for range={range}")
         self.token = canonical("affine", options, _DEFAULTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 GAIN = 8
 """Answers that the mean remembers, roughly; deviations are remembered half as long."""
 FADE = 16
@@ -36,3 +38,9 @@ class Above:
         self._mean_ns -= self._mean_ns // FADE
         self._deviation_ns -= self._deviation_ns // FADE
         return True
+
+
+def budgets_ms(deadlines_ns: Iterable[int], now_ns: int, rtt_ns: int) -> list[float]:
+    """What is left to the parent: half a round trip, and at least 1 ms, is kept for the way back."""
+    ends_ns = now_ns + max(1_000_000, rtt_ns // 2)
+    return [max(0.0, (deadline_ns - ends_ns) / 1e6) for deadline_ns in deadlines_ns]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from tierline.core.errors import TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.journey import Answered, Journey, Memory, PartRow, State, count_degraded
-from tierline.core.flow.levels import NO_EXIT, Levels, stack
-from tierline.core.flow.port import Port
+from tierline.core.flow.journey import Answered, Journey, PartRow, State, count_degraded
+from tierline.core.flow.levels import NO_EXIT, stack
+from tierline.core.flow.port import Site
 from tierline.core.flow.reply import Replier
 from tierline.core.link import messages as m
-from tierline.core.plan import Placement
-from tierline.core.protocols import Clock
 from tierline.core.types import SampleId
 
 MAX_ANSWERED = 4096
@@ -21,19 +19,10 @@ _WAITS = {State.PULL: j.PULL, State.RUN: j.QUEUE, State.UP: j.SEND}
 class Answers:
     """Ends samples of `open_`, the samples in flight, which it takes out as it answers them."""
 
-    def __init__(
-        self,
-        node: str,
-        placement: Placement,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        memory: Memory,
-        open_: dict[SampleId, Journey],
-    ) -> None:
-        self._levels, self._port, self._clock, self._open = levels, port, clock, open_
-        self._counts, self._given = memory.counts, memory.answered
-        self._replier = Replier(node, placement.tier.value, levels.task, port, clock)
+    def __init__(self, site: Site, open_: dict[SampleId, Journey]) -> None:
+        self._levels, self._port, self._clock, self._open = site.levels, site.port, site.clock, open_
+        self._counts, self._given = site.memory.counts, site.memory.answered
+        self._replier = Replier(site)
 
     def use(self, plan: int) -> None:
         """Verdicts name this version from now on."""

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
 from tierline.core.flow import journey as j
-from tierline.core.flow.above import Above
-from tierline.core.flow.coding import encode_fused
 from tierline.core.flow.journey import Journey, State
-from tierline.core.flow.levels import FEATURE, LOGITS, Levels, stack
-from tierline.core.flow.port import Port
-from tierline.core.link import messages as m
-from tierline.core.plan import Placement, Plan
-from tierline.core.protocols import Clock
+from tierline.core.flow.levels import FEATURE, LOGITS, stack
+from tierline.core.flow.port import Site
+from tierline.core.flow.upward import Upward
+from tierline.core.plan import Plan
 from tierline.core.types import Array, Arrays
 
-
-class Settle(Protocol):
-    """Decides an exit for a batch; `unsure` takes those that do not leave."""
-
-    def __call__(
-        self,
-        batch: list[Journey],
-        level: int,
-        outputs: Arrays,
-        started_ns: int,
-        unsure: Callable[[list[Journey]], None],
-    ) -> None: ...
+Settle = Callable[[list[Journey], int, Arrays, int, Callable[[list[Journey]], None]], None]
+"""`settle(batch, level, outputs, started_ns, unsure)` decides an exit; `unsure` takes those that do not leave."""
 
 
 class Climb:
@@ -43,37 +29,22 @@ class Climb:
 
     def __init__(
         self,
-        node: str,
-        placement: Placement,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        counts: dict[str, int],
+        site: Site,
+        upward: Upward,
         *,
         settle: Settle,
         answer: Callable[[Journey, str], None],
     ) -> None:
         """`answer(journey, reason)` ends a sample with its best exit so far, degraded unless the reason is empty."""
-        self._node, self._placement, self._levels, self._port, self._clock = node, placement, levels, port, clock
-        self._counts, self._settle, self._answer = counts, settle, answer
+        self._runs, self._levels, self._port, self._clock = site.placement.runs, site.levels, site.port, site.clock
+        self._counts, self._upward, self._settle, self._answer = site.memory.counts, upward, settle, answer
         self._waiting: dict[int, list[Journey]] = defaultdict(list)
         """By the level whose features they hold."""
         self._busy: set[int] = set()
-        self.above = Above()
 
     def can(self, journey: Journey, level: int) -> bool:
         """Whether level's Section can still answer; if not, the best exit so far does, marked degraded."""
-        if level in self._placement.runs:
-            return True
-        reason = ""
-        if not self._port.parent_is_up():
-            reason = "no_parent"
-        else:
-            now_ns = self._clock.now_ns()
-            if now_ns + self._port.parent_rtt_ns() > journey.deadline_ns or self.above.is_too_late(
-                now_ns, journey.deadline_ns
-            ):
-                reason = "deadline"
+        reason = "" if level in self._runs else self._upward.why_not(journey)
         if reason:
             self._answer(journey, reason)
         return not reason
@@ -112,8 +83,8 @@ class Climb:
         for journey in batch:
             journey.spans_ns[j.AGGREGATE] += now_ns - started_ns
             journey.mark_ns = now_ns
-        if level + 1 not in self._placement.runs:
-            self._escalate(batch, level, feature_B)
+        if level + 1 not in self._runs:
+            self._upward.escalate(batch, level, feature_B)
             return
         self._busy.add(level)
         self._counts["batches"] += 1
@@ -159,29 +130,3 @@ class Climb:
         for journey in batch:
             if self.can(journey, journey.level + 1):
                 self.enqueue(journey)
-
-    def _escalate(self, batch: list[Journey], level: int, feature_B: Array) -> None:
-        """Send fused features to the parent; from now on the samples wait for its verdict."""
-        started_ns = self._clock.now_ns()
-        payload = encode_fused(self.plan.codec(self._node, level), feature_B, self._node)
-        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
-        now_ns = self._clock.now_ns()
-        part = m.Part(
-            level=level,
-            name=self._node,
-            ids=[x.id for x in batch],
-            plan=self.plan.version,
-            budget_ms=[max(0.0, (x.deadline_ns - now_ns - reserve_ns) / 1e6) for x in batch],
-            outputs={},
-            feature=payload,
-            fused=True,
-            num_views=[x.num_views for x in batch],
-        )
-        sent = self._port.to_parent(part)
-        for journey in batch:
-            journey.spend(j.ENCODE, now_ns - started_ns)
-            journey.mark_ns = now_ns
-            journey.state = State.UP
-            journey.feature = None
-            if not sent:
-                self._answer(journey, "no_parent")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from tierline.core.decide import leaves
 from tierline.core.flow import journey as j
 from tierline.core.flow.journey import Journey
-from tierline.core.flow.levels import Levels, stack
+from tierline.core.flow.levels import stack
+from tierline.core.flow.port import Site
 from tierline.core.plan import Plan
-from tierline.core.protocols import Clock
 from tierline.core.types import Arrays
 
 
@@ -18,8 +18,8 @@ class Exits:
 
     plan: Plan
 
-    def __init__(self, levels: Levels, clock: Clock, *, answer: Callable[[Journey, str], None]) -> None:
-        self._levels, self._clock, self._answer = levels, clock, answer
+    def __init__(self, site: Site, *, answer: Callable[[Journey, str], None]) -> None:
+        self._levels, self._clock, self._answer = site.levels, site.clock, answer
 
     def first(self, batch: list[Journey], unsure: Callable[[list[Journey]], None]) -> None:
         """Level 0's exit, if it has one, for samples that will get no more views."""

@@ -12,16 +12,15 @@ import numpy as np
 
 from tierline.core.errors import AdmissionRefused, TierlineError
 from tierline.core.flow import journey as j
-from tierline.core.flow.above import Above
+from tierline.core.flow.above import Above, budgets_ms
 from tierline.core.flow.coding import decode_outputs, encode_feature, encode_outputs
-from tierline.core.flow.journey import NUM_SPANS, Answered, Memory, PartRow, count_degraded, is_beyond
-from tierline.core.flow.levels import LOGITS, Levels, stack
-from tierline.core.flow.port import Port
+from tierline.core.flow.journey import NUM_SPANS, Answered, PartRow, count_degraded, is_beyond
+from tierline.core.flow.levels import LOGITS, stack
+from tierline.core.flow.port import Site
 from tierline.core.flow.reply import make_outcome
 from tierline.core.flow.timers import Timers
 from tierline.core.link import messages as m
-from tierline.core.plan import Placement, Plan
-from tierline.core.protocols import Clock
+from tierline.core.plan import Plan
 from tierline.core.types import Payload, SampleId
 
 MAX_HELD = 4096
@@ -45,27 +44,15 @@ class Held:
 class Forwarder:
     """The state machine of a device below a junction."""
 
-    def __init__(
-        self,
-        node: str,
-        plan: Plan,
-        placement: Placement,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        *,
-        memory: Memory | None = None,
-    ) -> None:
-        """`memory` is that of the node, where a flow under another Plan came before or will follow."""
-        self.node, self.placement = node, placement
-        self.counts = (memory or Memory(clock.now_ns())).counts
-        self._levels, self._port, self._clock = levels, port, clock
+    def __init__(self, site: Site, plan: Plan) -> None:
+        self.node, self.placement, self.counts = site.node, site.placement, site.memory.counts
+        self._levels, self._port, self._clock = site.levels, site.port, site.clock
         self._held: OrderedDict[tuple[str, SampleId], Held] = OrderedDict()
         self._timers = Timers(self._held)
         self._unsent: dict[str, list[SampleId]] = defaultdict(list)
         self._sent_ns = 0
         self._above = Above()
-        self._result_spec = levels[levels.root_level].logits_spec
+        self._result_spec = self._levels[self._levels.root_level].logits_spec
         self.use(plan)
 
     def use(self, plan: Plan) -> None:
@@ -107,13 +94,12 @@ class Forwarder:
             return
         held = [self._held[view, sample] for sample in samples]
         logits = np.stack([x.row.logits_K for x in held if x.row.logits_K is not None])
-        reserve_ns = max(1_000_000, self._port.parent_rtt_ns() // 2)
         part = m.Part(
             level=0,
             name=view,
             ids=samples,
             plan=self.plan.version,
-            budget_ms=[max(0.0, (x.deadline_ns - started_ns - reserve_ns) / 1e6) for x in held],
+            budget_ms=budgets_ms([x.deadline_ns for x in held], started_ns, self._port.parent_rtt_ns()),
             outputs={LOGITS: encode_outputs(logits)},
             feature=self._feature(held) if self.eager else None,
         )

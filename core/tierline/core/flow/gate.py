@@ -5,19 +5,21 @@ from __future__ import annotations
 from tierline.core.errors import PlanError
 from tierline.core.flow.attendance import Attendance
 from tierline.core.flow.coding import decode_rows
-from tierline.core.flow.levels import LOGITS, Levels
+from tierline.core.flow.levels import LOGITS
+from tierline.core.flow.port import Site
 from tierline.core.link import messages as m
-from tierline.core.plan import Placement, Plan
+from tierline.core.plan import Plan
 from tierline.core.types import Array
 
 
 class Gate:
     """Checks what children send. `use` a Plan first."""
 
-    def __init__(self, node: str, placement: Placement, levels: Levels, attendance: Attendance) -> None:
+    def __init__(self, site: Site, attendance: Attendance) -> None:
         self.roles: dict[str, str] = {}
         """The Bundle's view that each view of the Plan plays."""
-        self._node, self._placement, self._levels, self._attendance = node, placement, levels, attendance
+        self._node, self._placement, self._levels = site.node, site.placement, site.levels
+        self._attendance = attendance
         self._plan = 0
         self.accepted_plans: set[int] = set()
         """Versions that share our structure: rows made under an older one still fit."""

@@ -17,23 +17,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tierline.core.errors import AdmissionRefused, PlanError, TierlineError
-from tierline.core.flow import journey as j
 from tierline.core.flow.answers import Answers
 from tierline.core.flow.attendance import Attendance
 from tierline.core.flow.climb import Climb
-from tierline.core.flow.coding import decode_outputs
 from tierline.core.flow.exits import Exits
 from tierline.core.flow.gate import Gate
-from tierline.core.flow.journey import Journey, Memory, PartRow, State, is_beyond
-from tierline.core.flow.levels import Levels
+from tierline.core.flow.journey import Journey, PartRow, State, is_beyond
 from tierline.core.flow.mode import ModeChooser
-from tierline.core.flow.port import Port
+from tierline.core.flow.port import Site
 from tierline.core.flow.pulls import Pulls
 from tierline.core.flow.short import ShortWay
 from tierline.core.flow.timers import Timers
+from tierline.core.flow.upward import Upward
 from tierline.core.link import messages as m
-from tierline.core.plan import Placement, Plan
-from tierline.core.protocols import Clock
+from tierline.core.plan import Plan
 from tierline.core.types import SampleId
 
 MAX_OPEN = 8192
@@ -44,42 +41,26 @@ DEADLINE, WINDOW = "deadline", "window"
 class Junction:
     """The state machine of an edge node or a cloud."""
 
-    def __init__(
-        self,
-        node: str,
-        plan: Plan,
-        placement: Placement,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        *,
-        memory: Memory | None = None,
-    ) -> None:
-        """`memory` is that of the node, where a flow under another Plan came before or will follow."""
-        memory = memory or Memory(clock.now_ns())
-        self.node, self.placement = node, placement
+    def __init__(self, site: Site, plan: Plan) -> None:
+        self.node, self.placement = site.node, site.placement
         self.ends: SampleId | None = None
         """Under another Plan already: views of the ids that this node mints, from this number on. Their senders will
         send them again once they have heard of it."""
-        self.counts = memory.counts
-        self._levels, self._port, self._clock = levels, port, clock
+        self.counts = site.memory.counts
+        self._levels, self._port, self._clock = site.levels, site.port, site.clock
         self._open: dict[SampleId, Journey] = {}
         self._timers = Timers(self._open)
         self._joined: list[Journey] = []
-        self._attendance = Attendance(node, placement, memory.started_ns)
-        self._gate = Gate(node, placement, levels, self._attendance)
-        self._answers = Answers(node, placement, levels, port, clock, memory, self._open)
+        self._attendance = Attendance(site.node, site.placement, site.memory.started_ns)
+        self._gate = Gate(site, self._attendance)
+        self._answers = Answers(site, self._open)
         answer = self._answers.answer
-        self._exits = Exits(levels, clock, answer=answer)
-        self._climb = Climb(node, placement, levels, port, clock, self.counts, settle=self._exits.settle, answer=answer)
-        self._pulls = Pulls(levels, port, clock, self.counts, self._open, self._gate, self._climb, answer=answer)
+        self._exits = Exits(site, answer=answer)
+        self._upward = Upward(site, self._open, answer=answer)
+        self._climb = Climb(site, self._upward, settle=self._exits.settle, answer=answer)
+        self._pulls = Pulls(site, self._open, self._gate, self._climb, answer=answer)
         self._short = ShortWay(
-            node,
-            placement,
-            levels,
-            port,
-            clock,
-            self.counts,
+            site,
             self._climb,
             is_known=lambda sample: sample in self._open or sample in self._answers,
             remember=self._answers.remember,
@@ -91,7 +72,7 @@ class Junction:
         """Take over a Plan's knobs. Structure must be the one this junction was built for."""
         if plan.placement(self.node) != self.placement:
             raise PlanError(f"plan {plan.version}: another placement of {self.node!r}; restart the node to take it")
-        self.plan = self._climb.plan = self._short.plan = self._exits.plan = plan
+        self.plan = self._climb.plan = self._upward.plan = self._short.plan = self._exits.plan = plan
         self._answers.use(plan.version)
         self._attendance.use(plan)
         self._gate.use(plan)
@@ -167,46 +148,16 @@ class Junction:
 
     def verdict(self, verdict: m.Verdict, arrived_ns: int) -> None:
         """The parent's answers to what was escalated."""
-        try:
-            outputs = decode_outputs(verdict, self._levels[self._levels.root_level].logits_spec)
-        except TierlineError:
-            for sample in verdict.ids:
-                self._answer_waiting(sample, "bad_verdict")
-            return
-        now_ns = self._clock.now_ns()
-        for row, sample in enumerate(verdict.ids):
-            journey = self._open.get(sample)
-            if journey is None or journey.state is not State.UP:
-                self.counts["late"] += 1
-                continue
-            above = tuple(m.HopTimes(hop.node, hop.tier, (hop.rows_ns[row],)) for hop in verdict.hops)
-            residence_ns = above[0].rows_ns[0][0] if above else 0
-            self._climb.above.took(arrived_ns - journey.mark_ns)
-            journey.spend(j.SEND, max(0, arrived_ns - journey.mark_ns - residence_ns))
-            journey.spend(j.DECODE, now_ns - arrived_ns)
-            journey.mark_ns = now_ns
-            journey.above = above
-            journey.exit = verdict.exits[row]
-            journey.outputs = {name: rows[row] for name, rows in outputs.items()}
-            self._answers.answer(journey, verdict.degraded[row])
+        self._upward.verdict(verdict, arrived_ns)
 
     def refused(self, refused: m.Refused) -> None:
         """The parent cannot use what was escalated."""
-        for sample in refused.ids:
-            self._answer_waiting(sample, f"refused: {refused.message}")
+        self._upward.refused(refused)
 
     def parent_down(self) -> None:
         """The parent was lost: what waits for it is answered by the best exit so far."""
-        for sample in list(self._open):
-            self._answer_waiting(sample, "no_parent")
+        self._upward.lost()
         self._answers.flush()
-
-    def _answer_waiting(self, sample: SampleId, reason: str) -> None:
-        """The parent will not answer this sample, if it is one that waits for it."""
-        journey = self._open.get(sample)
-        if journey is not None and journey.state is State.UP:
-            journey.waited(j.SEND, self._clock.now_ns())
-            self._answers.answer(journey, reason)
 
     def stop(self) -> None:
         """The node ends, or takes another Plan: whatever is open is answered by the best exit so far."""
@@ -240,7 +191,7 @@ class Junction:
                 continue
             if kind == DEADLINE:
                 if journey.state is State.UP:
-                    self._climb.above.took(now_ns - journey.mark_ns)
+                    self._upward.in_vain(journey, now_ns)
                 self._answers.give_up(journey, "deadline")
             elif journey.state is State.JOIN:
                 if self._attendance.still_waits(journey.parts.keys(), now_ns):

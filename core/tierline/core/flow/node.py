@@ -10,26 +10,22 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-
-import numpy as np
 
 from tierline.core.bundle import Bundle
 from tierline.core.errors import TierlineError
 from tierline.core.flow.forward import Forwarder
-from tierline.core.flow.journey import CAPTURE, NUM_SPANS, PREPROCESS, SECTION, PartRow
+from tierline.core.flow.journey import CAPTURE, PartRow
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS
 from tierline.core.flow.loaded import EngineSettings as EngineSettings
 from tierline.core.flow.resident import Resident
 from tierline.core.flow.turn import Turn
-from tierline.core.flow.views import ViewBatches
 from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
 from tierline.core.protocols import Clock, Outcome
-from tierline.core.types import Array, Arrays, NodeId, SampleId, Truth
+from tierline.core.types import Array, NodeId, SampleId, Truth
 
 
 class Node:
@@ -61,7 +57,6 @@ class Node:
         """How Sections run here."""
         self.inline_ns = engine.inline_ms * 1e6
         self.worker = Worker("engine")
-        self._views = ViewBatches(self.worker, clock)
         self._on_outcome, self.on_batch = on_outcome, on_batch
         self.answered = on_answered
         self.on_capture_now: Callable[[m.CaptureNow], None] = lambda capture: None
@@ -113,9 +108,11 @@ class Node:
     def ignore(self, views: set[str]) -> None:
         """Do not wait for these own views: nobody brings them."""
         self.idle_views = views
-        for resident in self.residents.all():
-            if isinstance(resident.flow, Junction):
-                resident.flow.ignore(views)
+        for junction in self._junctions():
+            junction.ignore(views)
+
+    def _junctions(self) -> list[Junction]:
+        return [resident.flow for resident in self.residents.all() if isinstance(resident.flow, Junction)]
 
     @property
     def num_open(self) -> int:
@@ -148,7 +145,7 @@ class Node:
             sample = id_ or SampleId(*self.minter, seq)
             resident = residents.of_sample(sample) or await self.turn.resident_of(sample)
             residents.latest[view] = sample
-            part, spans = await self._run_view(resident, view, image)
+            part, spans = await resident.run_view(view, image)
             # Another Plan, or another process of the junction, may have come while the thread ran.
             sample = id_ or SampleId(*self.minter, seq)
             if residents.of_sample(sample) is resident:
@@ -170,38 +167,6 @@ class Node:
         self.schedule()
         return sample
 
-    async def _run_view(self, resident: Resident, view: str, image: Array) -> tuple[Arrays, list[int]]:
-        """As `view_job`; or on the thread, with what else waits for its engine. Raises ShapeMismatch, EngineError."""
-        if self.runs_inline(resident, view):
-            return self.view_job(resident, view, image)()
-        role = resident.placement.views[view]
-        prepare = partial(resident.loaded.preprocess, image, resident.levels.manifest.views.index(role))
-        resident.num_running += 1
-        try:
-            return await self._views.run(resident.levels[0].sections[role], prepare, resident.plan.max_batch)
-        finally:
-            resident.num_running -= 1
-
-    def runs_inline(self, resident: Resident, view: str) -> bool:
-        return resident.row_ns[0, resident.placement.views[view]] < self.inline_ns
-
-    def view_job(self, resident: Resident, view: str, image: Array) -> Callable[[], tuple[Arrays, list[int]]]:
-        """Outputs of a view's Section for one raw input, and the spans that takes."""
-        role = resident.placement.views[view]
-        view_index = resident.levels.manifest.views.index(role)
-
-        def work() -> tuple[Arrays, list[int]]:
-            began_ns = self.clock.now_ns()
-            x_B = resident.loaded.preprocess(image, view_index)[np.newaxis]
-            prepared_ns = self.clock.now_ns()
-            outputs = resident.levels[0].run(role, x_B)
-            spans = [0] * NUM_SPANS
-            spans[PREPROCESS] = prepared_ns - began_ns
-            spans[SECTION] = self.clock.now_ns() - prepared_ns
-            return outputs, spans
-
-        return work
-
     # --- links ------------------------------------------------------------------------------------------------
 
     def body(self, link: Link, body: m.Body, arrived_ns: int, decode_ns: int) -> None:
@@ -222,7 +187,7 @@ class Node:
         else:
             for resident in residents.all() if residents.is_single() else self._concerned(body):
                 if link is self.parent:
-                    _from_parent(resident.flow, body, arrived_ns)
+                    resident.from_parent(body, arrived_ns)
                 elif isinstance(body, m.Features) and isinstance(resident.flow, Junction):
                     resident.flow.features(link.peer, body)
         # At once, so that the answer is ready when the link's reader looks for one to send.
@@ -254,16 +219,14 @@ class Node:
 
     def child_up(self, link: Link) -> None:
         self.children[link.peer] = link
-        for resident in self.residents.all():
-            if isinstance(resident.flow, Junction):
-                resident.flow.child_up(link.peer)
+        for junction in self._junctions():
+            junction.child_up(link.peer)
 
     def child_down(self, link: Link) -> None:
         if self.children.get(link.peer) is link and not link.is_up:
             del self.children[link.peer]
-            for resident in self.residents.all():
-                if isinstance(resident.flow, Junction):
-                    resident.flow.child_down(link.peer)
+            for junction in self._junctions():
+                junction.child_down(link.peer)
             self.schedule()
 
     # --- Lines ------------------------------------------------------------------------------------------------
@@ -329,17 +292,6 @@ class Node:
 
 
 _OF_SAMPLES = (m.Verdict, m.Refused, m.Pull)
-
-
-def _from_parent(flow: Junction | Forwarder, body: m.Body, arrived_ns: int) -> None:
-    if isinstance(body, m.Verdict):
-        flow.verdict(body, arrived_ns)
-    elif isinstance(body, m.Refused):
-        flow.refused(body)
-    elif isinstance(flow, Forwarder) and isinstance(body, m.Pull):
-        flow.pull(body)
-    elif isinstance(flow, Forwarder) and isinstance(body, m.Mode):
-        flow.mode(body)
 
 
 def new_epoch() -> int:

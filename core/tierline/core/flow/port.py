@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from tierline.core.flow.journey import Memory
+from tierline.core.flow.levels import Levels
 from tierline.core.link.messages import Body
-from tierline.core.protocols import Outcome
+from tierline.core.plan import Placement
+from tierline.core.protocols import Clock, Outcome
 from tierline.core.types import Array, Arrays
 
 Done = Callable[[Arrays, int], None]
@@ -49,3 +53,16 @@ class Port(Protocol):
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         """Run a Section, here and now or on a worker thread, then call `done` on the event loop."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a flow is: what all its parts share."""
+
+    node: str
+    placement: Placement
+    levels: Levels
+    port: Port
+    clock: Clock
+    memory: Memory
+    """The node's, where a flow under another Plan came before or will follow."""

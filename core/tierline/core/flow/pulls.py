@@ -11,10 +11,8 @@ from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import decode_rows
 from tierline.core.flow.gate import Gate
 from tierline.core.flow.journey import Journey, State
-from tierline.core.flow.levels import Levels
-from tierline.core.flow.port import Port
+from tierline.core.flow.port import Site
 from tierline.core.link import messages as m
-from tierline.core.protocols import Clock
 from tierline.core.types import Array, SampleId
 
 
@@ -23,18 +21,15 @@ class Pulls:
 
     def __init__(
         self,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        counts: dict[str, int],
+        site: Site,
         open_: dict[SampleId, Journey],
         gate: Gate,
         climb: Climb,
         *,
         answer: Callable[[Journey, str], None],
     ) -> None:
-        self._levels, self._port, self._clock, self._counts, self._open = levels, port, clock, counts, open_
-        self._gate, self._climb, self._answer = gate, climb, answer
+        self._levels, self._port, self._clock, self._counts = site.levels, site.port, site.clock, site.memory.counts
+        self._open, self._gate, self._climb, self._answer = open_, gate, climb, answer
 
     def need(self, batch: list[Journey]) -> None:
         """Ask the children for what did not come with the outputs; what is whole climbs."""

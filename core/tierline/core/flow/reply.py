@@ -8,9 +8,9 @@ import numpy as np
 
 from tierline.core.flow.coding import encode_outputs
 from tierline.core.flow.journey import NUM_SPANS, QUEUE, REPLY, Answered, Journey, PartRow
-from tierline.core.flow.port import Port
+from tierline.core.flow.port import Site
 from tierline.core.link import messages as m
-from tierline.core.protocols import Clock, Outcome, Task
+from tierline.core.protocols import Outcome, Task
 from tierline.core.telemetry.ledger import Hop
 from tierline.core.types import NO_ANSWER, SampleId, Truth
 
@@ -26,9 +26,10 @@ class _Row:
 class Replier:
     """Collects what is answered within one pump, then sends one Verdict per child, view and shape of ledger."""
 
-    def __init__(self, node: str, tier: str, task: Task, port: Port, clock: Clock) -> None:
+    def __init__(self, site: Site) -> None:
         self.plan = 0
-        self._node, self._tier, self._task, self._port, self._clock = node, tier, task, port, clock
+        self._node, self._tier, self._task = site.node, site.placement.tier.value, site.levels.task
+        self._port, self._clock = site.port, site.clock
         self._rows: dict[tuple[str, str, tuple[str, ...], tuple[str, ...]], list[_Row]] = {}
 
     def answer(self, journey: Journey, answered: Answered) -> None:

@@ -6,16 +6,20 @@ Two are resident while a hierarchy goes from one Plan to the next: samples end w
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
+
+import numpy as np
 
 from tierline.core.errors import TierlineError
 from tierline.core.flow.forward import Forwarder
-from tierline.core.flow.journey import Memory
+from tierline.core.flow.journey import NUM_SPANS, PREPROCESS, SECTION, Memory
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.loaded import Loaded
-from tierline.core.flow.port import Done
+from tierline.core.flow.port import Done, Site
+from tierline.core.flow.views import ViewBatches
 from tierline.core.flow.worker import Worker
-from tierline.core.link.messages import Body
+from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
 from tierline.core.protocols import Clock, Outcome
 from tierline.core.types import Array, Arrays, SampleId, Tier
@@ -32,9 +36,9 @@ class Lines(Protocol):
     answered: Callable[[str, int, int], None]
     on_batch: Callable[[int], None]
 
-    def to_child(self, child: str, body: Body) -> bool: ...
+    def to_child(self, child: str, body: m.Body) -> bool: ...
 
-    def to_parent(self, body: Body) -> bool: ...
+    def to_parent(self, body: m.Body) -> bool: ...
 
     def parent_is_up(self) -> bool: ...
 
@@ -60,15 +64,17 @@ class Resident:
         self.ends: SampleId | None = None
         """Once it is superseded: ids like this one, from this number on, belong to its successor."""
         self._lines = lines
+        self._views = ViewBatches(lines.worker, lines.clock)
         self.to_child, self.to_parent = lines.to_child, lines.to_parent
         self.parent_is_up, self.parent_rtt_ns = lines.parent_is_up, lines.parent_rtt_ns
         self.parent_is_congested, self.outcome, self.answered = lines.parent_is_congested, lines.outcome, lines.answered
         placement = loaded.placement
+        site = Site(lines.id, placement, self.levels, self, lines.clock, memory)
         self.flow: Junction | Forwarder
         if placement.tier is Tier.DEVICE and not placement.joins and not placement.runs:
-            self.flow = Forwarder(lines.id, plan, placement, self.levels, self, lines.clock, memory=memory)
+            self.flow = Forwarder(site, plan)
         else:
-            self.flow = Junction(lines.id, plan, placement, self.levels, self, lines.clock, memory=memory)
+            self.flow = Junction(site, plan)
 
     @property
     def placement(self) -> Placement:
@@ -77,6 +83,51 @@ class Resident:
     @property
     def plan(self) -> Plan:
         return self.flow.plan
+
+    def runs_inline(self, view: str) -> bool:
+        """Whether a view's Section is quick enough for the event loop."""
+        return self.row_ns[0, self.placement.views[view]] < self._lines.inline_ns
+
+    async def run_view(self, view: str, image: Array) -> tuple[Arrays, list[int]]:
+        """As `view_job`; or on the thread, with what else waits for its engine. Raises ShapeMismatch, EngineError."""
+        if self.runs_inline(view):
+            return self.view_job(view, image)()
+        role = self.placement.views[view]
+        prepare = partial(self.loaded.preprocess, image, self.levels.manifest.views.index(role))
+        self.num_running += 1
+        try:
+            return await self._views.run(self.levels[0].sections[role], prepare, self.plan.max_batch)
+        finally:
+            self.num_running -= 1
+
+    def view_job(self, view: str, image: Array) -> Callable[[], tuple[Arrays, list[int]]]:
+        """Outputs of a view's Section for one raw input, and the spans that takes."""
+        role, clock = self.placement.views[view], self._lines.clock
+        view_index = self.levels.manifest.views.index(role)
+
+        def work() -> tuple[Arrays, list[int]]:
+            began_ns = clock.now_ns()
+            x_B = self.loaded.preprocess(image, view_index)[np.newaxis]
+            prepared_ns = clock.now_ns()
+            outputs = self.levels[0].run(role, x_B)
+            spans = [0] * NUM_SPANS
+            spans[PREPROCESS] = prepared_ns - began_ns
+            spans[SECTION] = clock.now_ns() - prepared_ns
+            return outputs, spans
+
+        return work
+
+    def from_parent(self, body: m.Body, arrived_ns: int) -> None:
+        """What the parent said to the samples of this structure."""
+        flow = self.flow
+        if isinstance(body, m.Verdict):
+            flow.verdict(body, arrived_ns)
+        elif isinstance(body, m.Refused):
+            flow.refused(body)
+        elif isinstance(flow, Forwarder) and isinstance(body, m.Pull):
+            flow.pull(body)
+        elif isinstance(flow, Forwarder) and isinstance(body, m.Mode):
+            flow.mode(body)
 
     def is_idle(self) -> bool:
         """Whether nothing of it is in flight here."""

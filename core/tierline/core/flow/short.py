@@ -12,11 +12,10 @@ from collections.abc import Callable
 from tierline.core.flow.climb import Climb
 from tierline.core.flow.coding import encode_outputs
 from tierline.core.flow.journey import DECODE, NUM_SPANS, QUEUE, REPLY, SECTION, Answered
-from tierline.core.flow.levels import LOGITS, Levels
-from tierline.core.flow.port import Port
+from tierline.core.flow.levels import LOGITS
+from tierline.core.flow.port import Site
 from tierline.core.link import messages as m
-from tierline.core.plan import Placement, Plan
-from tierline.core.protocols import Clock
+from tierline.core.plan import Plan
 from tierline.core.types import Array, SampleId
 
 
@@ -27,20 +26,16 @@ class ShortWay:
 
     def __init__(
         self,
-        node: str,
-        placement: Placement,
-        levels: Levels,
-        port: Port,
-        clock: Clock,
-        counts: dict[str, int],
+        site: Site,
         climb: Climb,
         *,
         is_known: Callable[[SampleId], bool],
         remember: Callable[[SampleId, Answered], None],
     ) -> None:
         """`is_known` tells of samples that are in flight or were answered; `remember` takes new answers."""
-        self._node, self._tier, self._runs = node, placement.tier.value, placement.runs
-        self._levels, self._port, self._clock, self._counts, self._climb = levels, port, clock, counts, climb
+        self._node, self._tier, self._runs = site.node, site.placement.tier.value, site.placement.runs
+        self._levels, self._port, self._clock, self._counts = site.levels, site.port, site.clock, site.memory.counts
+        self._climb = climb
         self._is_known, self._remember = is_known, remember
 
     def take(self, child: str, part: m.Part, feature_B: Array, arrived_ns: int, decode_ns: int) -> bool:

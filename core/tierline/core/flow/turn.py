@@ -204,8 +204,8 @@ class Turn:
                 former.flow.failed(sample, held)
 
         assert held.row.image is not None
-        work = node.view_job(resident, view, held.row.image)
-        if node.runs_inline(resident, view):
+        work = resident.view_job(view, held.row.image)
+        if resident.runs_inline(view):
             result: tuple[Arrays, list[int]] = {}, []
             try:
                 result = work()

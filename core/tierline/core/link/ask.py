@@ -11,9 +11,11 @@ import grpc.aio
 
 from tierline.core.bundle import MANIFEST, Bundle
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
-from tierline.core.link.fleet import CHANNEL_OPTIONS, CHUNK_BYTES, PlanChange, ProfileStep, ProfileWish
+from tierline.core.link.channel import open_channel
+from tierline.core.link.fleet import CHUNK_BYTES, PlanChange, ProfileStep, ProfileWish
 from tierline.core.link.status import from_rpc
-from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
+from tierline.core.link.tls import TlsFiles, channel_credentials, split_address
+from tierline.core.link.tls_failure import explain_failure
 from tierline.core.profile import Profile, parse_profile
 from tierline.core.types import Payload
 from tierline.core.wire import tensor_to_wire
@@ -29,11 +31,7 @@ class Asker:
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         split_address(address)
         self._address, self._tls = address, tls
-        self.channel = (
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if tls is None
-            else grpc.aio.secure_channel(address, channel_credentials(tls), options=CHANNEL_OPTIONS)
-        )
+        self.channel = open_channel(address, channel_credentials(tls) if tls is not None else None)
         self._inference = inference_pb2_grpc.InferenceStub(self.channel)
         self._fleet = fleet_pb2_grpc.FleetStub(self.channel)
 

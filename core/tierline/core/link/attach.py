@@ -14,8 +14,10 @@ import grpc
 import grpc.aio
 
 from tierline.core import errors
-from tierline.core.link.dial import Backoff, grpc_error_of
-from tierline.core.link.fleet import CHANNEL_OPTIONS, HEARTBEAT_S
+from tierline.core.link.channel import open_channel, reader, why_ended, writer
+from tierline.core.link.dial import Backoff
+from tierline.core.link.fleet import HEARTBEAT_S
+from tierline.core.link.intake import Arriving, Intake
 from tierline.core.link.learning_wire import parcel_from_wire, parcel_to_wire
 from tierline.core.link.letters import Head, Letter, Note, Parcel, Piece, Present, Received
 from tierline.core.link.pace import Pacer
@@ -37,6 +39,8 @@ class Desk(Protocol):
 
     max_letter_bytes: int
     """Of the content of one letter; a longer one ends its stream."""
+    intake: Intake
+    """Keeps letters until they are whole."""
 
     def speaks_for(self, identity: str, node: NodeId) -> bool:
         """Whether a peer with this certificate may say that it reaches `node`."""
@@ -80,9 +84,7 @@ class Attachment:
         self._num_cut = 0
         """Bytes of the first letter that have left."""
         self._num_received = 0
-        self._head: Head | None = None
-        self._parts: list[bytes | memoryview] = []
-        self._num_missing = 0
+        self._arriving: tuple[Head, Arriving] | None = None
         self._writer: Writer | None = None
         self._task: asyncio.Task[Any] | None = None
         self._reason: errors.TierlineError | None = None
@@ -113,6 +115,8 @@ class Attachment:
                 if first is not None:
                     self.take(first)
                 while (raw := await read()) is not None:
+                    if self._arriving is not None and self._arriving[1].num_missing <= len(raw):  # it may be the end
+                        await self._desk.intake.room()
                     self.take(raw)
             except asyncio.CancelledError:
                 if self._reason is None:
@@ -120,6 +124,8 @@ class Attachment:
                 raise self._reason from None
             finally:
                 self._writer = self._task = None
+                if self._arriving is not None:
+                    self._arriving[1].close()
                 self._desk.detached(self)
 
     def take(self, raw: bytes) -> None:
@@ -143,23 +149,22 @@ class Attachment:
 
     def _take_piece(self, piece: Piece) -> None:
         if piece.head is not None:
-            if self._head is not None:
+            if self._arriving is not None:
                 raise errors.BadFrame(f"{piece.head}: begins before the end of another letter")
             if piece.num_bytes > self._desk.max_letter_bytes:
                 raise errors.BadFrame(
                     f"{piece.head}: {piece.num_bytes} bytes, at most {self._desk.max_letter_bytes} are taken"
                 )
-            self._head, self._num_missing = piece.head, piece.num_bytes
-        if self._head is None or len(piece.data) > self._num_missing:
+            self._arriving = piece.head, self._desk.intake.open(piece.num_bytes)
+        if self._arriving is None or len(piece.data) > self._arriving[1].num_missing:
             raise errors.BadFrame("a piece that belongs to no letter")
-        self._parts.append(piece.data)
-        self._num_missing -= len(piece.data)
+        head, arriving = self._arriving
+        arriving.append(piece.data)
         self._num_received += len(piece.data)
         self.tell(Received(self._num_received))
-        if self._num_missing == 0:
-            letter, self._head = Letter(self._head, b"".join(self._parts)), None
-            self._parts.clear()
-            self._desk.letter(self, letter)
+        if arriving.num_missing == 0:
+            self._arriving = None
+            self._desk.letter(self, Letter(head, arriving.take()))
 
     def _kick(self) -> None:
         if self._writer is not None:
@@ -193,12 +198,7 @@ def learning_handler(
     identify = check or (lambda context: peer_node_id(context.auth_context()))
 
     async def attach(_requests: AsyncIterator[bytes], context: Context) -> None:
-        async def read() -> bytes | None:
-            raw = await context.read()
-            if raw is grpc.aio.EOF:
-                return None
-            return bytes(raw)
-
+        read = reader(context)
         try:
             identity = identify(context)
             first = await read()
@@ -245,13 +245,9 @@ async def keep_attached(
     backoff, attempt = backoff or Backoff(), 0
     while True:
         stream = Attachment(desk, clock, is_child=False)
-        channel = (  # a new one each time: an old one waits as long as it likes before it dials again
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        )
         try:
-            async with channel:
+            # A new channel each time: an old one waits as long as it likes before it dials again.
+            async with open_channel(address, credentials) as channel:
                 await attach(channel, address, stream)
         except (errors.LinkUnavailable, errors.LinkTimeout) as error:
             LOG.info("%s; trying again", error)
@@ -262,18 +258,9 @@ async def keep_attached(
 async def attach(channel: grpc.aio.Channel, address: str, stream: Attachment) -> None:
     """One stream over a channel that is there already. Raises a TierlineError that says why it ended."""
     call: Any = channel.stream_stream(ATTACH)()
-
-    async def read() -> bytes | None:
-        raw = await call.read()
-        return None if raw is grpc.aio.EOF else raw
-
-    async def write(raw: bytes) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # the stream has ended, then: the reader learns why
-            await call.write(raw)
-
     try:
-        await stream.serve(read, write)
-        raise grpc_error_of(await call.code(), await call.details(), address)
+        await stream.serve(reader(call), writer(call))
+        raise why_ended(await call.code(), await call.details(), address)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error, address) from error
     finally:

@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 
 from tierline.core import errors
+from tierline.core.link.channel import open_channel, reader, why_ended, writer
 from tierline.core.link.fleet import (
-    CHANNEL_OPTIONS,
     DEAD_AFTER_BEATS,
     HEARTBEAT_S,
     PROTOCOL,
@@ -30,7 +30,8 @@ from tierline.core.link.fleet import (
 from tierline.core.link.link import Link
 from tierline.core.link.status import from_rpc
 from tierline.core.link.tasks import end
-from tierline.core.link.tls import TlsFiles, explain_failure
+from tierline.core.link.tls import TlsFiles
+from tierline.core.link.tls_failure import explain_failure
 from tierline.v1 import fleet_pb2, fleet_pb2_grpc
 
 LOG = logging.getLogger("tierline.link")
@@ -133,7 +134,7 @@ class Dialler:
             attempt += 1
 
     async def _connect_once(self) -> None:
-        async with self._channel() as channel:
+        async with open_channel(self.address, self._credentials) as channel:
             fleet: Any = fleet_pb2_grpc.FleetStub(channel)
             try:
                 welcome = await self._join(fleet)
@@ -141,11 +142,6 @@ class Dialler:
                 await self._stream(channel, fleet, welcome.heartbeat_s)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc(error, self.address) from error
-
-    def _channel(self) -> grpc.aio.Channel:
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self.address, self._credentials, options=CHANNEL_OPTIONS)
 
     async def _join(self, fleet: Any) -> Welcome:
         hello = self._hello()
@@ -183,19 +179,19 @@ class Dialler:
         except asyncio.TimeoutError:
             raise errors.LinkTimeout(f"{self.address}: did not open the stream in {JOIN_TIMEOUT_S:g} s") from None
         if first is grpc.aio.EOF:
-            raise grpc_error_of(await call.code(), await call.details(), self.address)
+            raise why_ended(await call.code(), await call.details(), self.address)
         self.link.opened(first)
         self._was_up, self._fleet = True, fleet
         self._on_change(True)
         attending = asyncio.create_task(self._attend(fleet, heartbeat_s))
-        serving = asyncio.create_task(self.link.serve(_reader(call), _writer(call)))
+        serving = asyncio.create_task(self.link.serve(reader(call), writer(call)))
         beside = [asyncio.ensure_future(self._alongside(channel, self.address))] if self._alongside else []
         try:
             done, _ = await asyncio.wait((attending, serving), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             if serving in done:
-                raise grpc_error_of(await call.code(), await call.details(), self.address)
+                raise why_ended(await call.code(), await call.details(), self.address)
         finally:
             self._fleet = None
             call.cancel()
@@ -265,30 +261,6 @@ def _order_from_wire(directive: fleet_pb2.Directive) -> Order | None:
 
 def _state_to_wire(state: NodeState) -> fleet_pb2.SwitchState:
     return fleet_pb2.SwitchState(node=state.node, version=state.version, state=state.state, message=state.message)
-
-
-def grpc_error_of(code: grpc.StatusCode, details: str, peer: str) -> errors.TierlineError:
-    """Why a stream ended without an exception."""
-    if code is grpc.StatusCode.OK:
-        return errors.LinkUnavailable(f"{peer}: the parent ended the stream")
-    return from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details), peer)
-
-
-def _reader(call: Any) -> Callable[[], Awaitable[bytes | None]]:
-    async def read() -> bytes | None:
-        raw = await call.read()
-        return None if raw is grpc.aio.EOF else raw
-
-    return read
-
-
-def _writer(call: Any) -> Callable[[bytes], Awaitable[None]]:
-    async def write(raw: bytes) -> None:
-        # The stream has ended, then: the reader learns why.
-        with contextlib.suppress(asyncio.InvalidStateError):
-            await call.write(raw)
-
-    return write
 
 
 async def _fetch(fleet: Any, digest: str) -> bytes:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from tierline.core.errors import AdmissionRefused, LinkTimeout, PeerRejected, SecurityError, TierlineError
 from tierline.core.invite import Invitation
-from tierline.core.link.tls import explain_failure
+from tierline.core.link.tls_failure import explain_failure
 from tierline.v1 import enrol_pb2, enrol_pb2_grpc
 
 

@@ -10,9 +10,10 @@ import grpc
 import grpc.aio
 
 from tierline.core.errors import BadFrame, LinkUnavailable, PeerRejected, TierlineError
-from tierline.core.link.fleet import CHANNEL_OPTIONS
+from tierline.core.link.channel import open_channel
 from tierline.core.link.status import abort, from_rpc
-from tierline.core.link.tls import TlsFiles, channel_credentials, explain_failure, split_address
+from tierline.core.link.tls import TlsFiles, channel_credentials, split_address
+from tierline.core.link.tls_failure import explain_failure
 from tierline.v1 import learning_pb2 as pb
 from tierline.v1 import learning_pb2_grpc
 
@@ -54,7 +55,6 @@ def jobs_handler(desk: JobDesk, check_operator: Callable[[Any], None]) -> grpc.G
             return _reply([await desk.submit(_table(request.document))])
         except TierlineError as error:
             await abort(context, error)
-            raise AssertionError("abort raises") from error
 
     async def change(request: pb.JobChange, context: Any) -> pb.JobsReply:
         try:
@@ -62,7 +62,6 @@ def jobs_handler(desk: JobDesk, check_operator: Callable[[Any], None]) -> grpc.G
             return _reply([await desk.change(request.job, request.verb)])
         except TierlineError as error:
             await abort(context, error)
-            raise AssertionError("abort raises") from error
 
     async def jobs(request: pb.JobsRequest, context: Any) -> pb.JobsReply:
         return _reply(desk.jobs())
@@ -72,14 +71,12 @@ def jobs_handler(desk: JobDesk, check_operator: Callable[[Any], None]) -> grpc.G
             return _reply(desk.log(request.job, request.after))
         except TierlineError as error:
             await abort(context, error)
-            raise AssertionError("abort raises") from error
 
     async def model(request: pb.JobQuery, context: Any) -> AsyncIterator[pb.JobData]:
         try:
             raw = desk.model(request.job, request.after)
         except TierlineError as error:
             await abort(context, error)
-            return
         for start in range(0, len(raw), _PIECE_BYTES):
             yield pb.JobData(data=raw[start : start + _PIECE_BYTES])
 
@@ -104,11 +101,7 @@ class JobAsker:
         self._address, self._tls, self._timeout_s = address, tls, timeout_s
 
     async def __aenter__(self) -> JobAsker:
-        self._channel = (
-            grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-            if self._tls is None
-            else grpc.aio.secure_channel(self._address, channel_credentials(self._tls), options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_channel(self._address, channel_credentials(self._tls) if self._tls is not None else None)
         self._stub: Any = learning_pb2_grpc.LearningStub(self._channel)
         return self
 

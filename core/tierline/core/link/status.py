@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import grpc
 import grpc.aio
 
@@ -43,9 +45,10 @@ def status_of(error: errors.TierlineError) -> grpc.StatusCode:
     return grpc.StatusCode.INTERNAL
 
 
-async def abort(context: grpc.aio.ServicerContext[object, object], error: errors.TierlineError) -> None:
+async def abort(context: grpc.aio.ServicerContext[object, object], error: errors.TierlineError) -> NoReturn:
     """End a call with one of our errors."""
     await context.abort(status_of(error), str(error), trailing_metadata=((CODE_KEY, error.code),))
+    raise AssertionError("abort raises")
 
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> errors.TierlineError:

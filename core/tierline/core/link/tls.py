@@ -6,18 +6,20 @@ out in a TLS handshake in memory before gRPC sees them, because gRPC reports a b
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
+import os
+import shutil
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from tierline.core.errors import ConfigError, LinkUnavailable, SecurityError, TierlineError
+from tierline.core.errors import ConfigError, SecurityError
 from tierline.core.types import NodeId
 
 NODE_URI = "tierline:node:"
@@ -26,7 +28,7 @@ NODE_URI = "tierline:node:"
 INVITE_AGAIN = "run `tierline node invite` on the cloud and `tierline node join` here"
 
 # OpenSSL verify codes (x509_vfy.h) that users meet.
-_NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
+_NOT_YET_VALID, _EXPIRED = 9, 10
 _FOREIGN = frozenset({2, 7, 18, 19, 20, 21})
 
 
@@ -132,74 +134,63 @@ def check_files(files: TlsFiles) -> Identity:
     """Prove that key, certificate and authority belong together and are valid today. Raises SecurityError."""
     for path in (files.ca, files.cert, files.key):
         _check_pem(path, private=path == files.key)
-    ours, theirs = _context(server=True), _context(server=False)
+    ours, theirs = tls_context(server=True), tls_context(server=False)
     try:
         theirs.load_verify_locations(files.ca)
     except ssl.SSLError as error:
         raise SecurityError(f"{files.ca}: not a readable certificate; {INVITE_AGAIN}") from error
-    _load_pair(ours, files)
+    load_pair(ours, files)
     try:
         peer = _handshake_in_memory(ours, theirs)
     except ssl.SSLCertVerificationError as error:
         raise SecurityError(
-            f"{files.cert}: {_verdict(error, f'the authority in {files.ca}')}; {INVITE_AGAIN}"
+            f"{files.cert}: {verdict_of(error, f'the authority in {files.ca}')}; {INVITE_AGAIN}"
         ) from error
     except ssl.SSLError as error:
         raise SecurityError(f"{files.cert}: unusable for TLS ({error.reason}); {INVITE_AGAIN}") from error
-    return _identity(peer)
+    return identity_of(peer)
 
 
-async def explain_failure(address: str, ca_pem: bytes, tls: TlsFiles | None, timeout_s: float = 5.0) -> TierlineError:
-    """Why a TLS connection to `address` fails, found by dialling once more with the standard library.
+def write_private(path: Path, raw: bytes) -> None:
+    """Create a file that only its owner may read, from its first byte on. Raises SecurityError if it exists."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise SecurityError(f"{path}: cannot be created ({error.strerror})") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(raw)
 
-    gRPC reports every cause alike as UNAVAILABLE. Returns a SecurityError that names the cause, or LinkUnavailable
-    where TLS is not to blame.
+
+def write_identity(state_dir: Path, ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> TlsFiles:
+    """Put `ca.pem cert.pem key.pem` into `state_dir/pki`, all three or none; a former identity is replaced.
+
+    The files are written and checked in a folder beside it, which then takes its place. Raises SecurityError.
     """
-    host, port = split_address(address)
-    context = _context(server=False)
-    context.check_hostname = True
+    target = state_dir / "pki"
     try:
-        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        return SecurityError(f"{address}: the authority to trust is no readable certificate ({error}); {INVITE_AGAIN}")
-    if tls is not None:
-        _load_pair(context, tls)
+        fresh = Path(tempfile.mkdtemp(prefix=".pki-", dir=state_dir))
+    except OSError as error:
+        raise SecurityError(f"{state_dir}: cannot be written ({error.strerror}); choose another state_dir") from error
     try:
-        accepted = await asyncio.wait_for(_is_answered(host, port, context), timeout_s)
-    except ssl.SSLCertVerificationError as error:
-        if error.verify_code not in (_WRONG_NAME, _WRONG_ADDRESS):
-            verdict = _verdict(error, "the authority trusted here")
-            return SecurityError(
-                f"{address}: the server's certificate {verdict}; renew it there, or join its fleet (`node join`)"
-            )
-        context.check_hostname = False
-        listed = ""
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            listed = ", ".join((await asyncio.wait_for(_ask_identity(host, port, context), timeout_s)).hosts)
-        return SecurityError(
-            f"{address}: the server's certificate is not for {host!r} but lists: {listed or 'no name'}; dial one of "
-            f"these, or run `tierline cloud init --host {host}` there to add it"
-        )
-    except ssl.SSLError as error:
-        reason = error.reason or ""
-        if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE"):
-            return SecurityError(f"{address}: the server does not speak TLS; check the port, or its --insecure")
-        return _refused(address, tls) if "ALERT" in reason else SecurityError(f"{address}: TLS failed ({reason})")
-    except (OSError, asyncio.TimeoutError) as error:
-        reason = str(error) or "timed out"
-        return LinkUnavailable(f"{address}: not reachable ({reason}); is it running, is the port open?")
-    if not accepted:
-        return _refused(address, tls)
-    return LinkUnavailable(f"{address}: TLS is in order, but the call failed; try again")
+        files = TlsFiles.in_folder(fresh)
+        write_private(files.key, key_pem)
+        files.cert.write_bytes(cert_pem)
+        files.ca.write_bytes(ca_pem)
+        check_files(files)
+        former: Path | None = None
+        if target.exists():
+            former = Path(tempfile.mkdtemp(prefix=".pki-", dir=state_dir))
+            target.rename(former / "pki")
+        fresh.rename(target)
+        if former is not None:
+            shutil.rmtree(former)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return TlsFiles.in_folder(target)
 
 
-def _refused(address: str, tls: TlsFiles | None) -> SecurityError:
-    if tls is None:
-        return SecurityError(f"{address}: the server demands a certificate and this node has none; {INVITE_AGAIN}")
-    return SecurityError(f"{address}: the server refused this node's certificate, {tls.cert}; {INVITE_AGAIN}")
-
-
-def _verdict(error: ssl.SSLCertVerificationError, authority: str) -> str:
+def verdict_of(error: ssl.SSLCertVerificationError, authority: str) -> str:
+    """What is wrong with a certificate, to be said after its name."""
     if error.verify_code == _EXPIRED:
         return "has expired"
     if error.verify_code == _NOT_YET_VALID:
@@ -223,7 +214,8 @@ def _check_pem(path: Path, private: bool) -> None:
         raise SecurityError(f"{path}: holds no PEM {what}; {INVITE_AGAIN}")
 
 
-def _load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
+def load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Raises SecurityError where certificate and key do not fit."""
     try:
         context.load_cert_chain(files.cert, files.key)
     except ssl.SSLError as error:
@@ -234,7 +226,8 @@ def _load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
         raise SecurityError(f"{message}; {INVITE_AGAIN}") from error
 
 
-def _context(server: bool) -> ssl.SSLContext:
+def tls_context(server: bool) -> ssl.SSLContext:
+    """As gRPC's own, without a check of host names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
@@ -242,7 +235,7 @@ def _context(server: bool) -> ssl.SSLContext:
     return context
 
 
-def _identity(peer: Mapping[str, Any] | None) -> Identity:
+def identity_of(peer: Mapping[str, Any] | None) -> Identity:
     """From `SSLObject.getpeercert()`, which is never empty on a verified connection."""
     names = (peer or {}).get("subjectAltName", ())
     hosts = tuple(value for kind, value in names if kind in ("DNS", "IP Address"))
@@ -252,32 +245,6 @@ def _identity(peer: Mapping[str, Any] | None) -> Identity:
 def _node_id_among(names: list[str]) -> NodeId | None:
     found = [name[len(NODE_URI) :] for name in names if name.startswith(NODE_URI)]
     return NodeId(found[0]) if len(found) == 1 and found[0] else None
-
-
-@contextlib.asynccontextmanager
-async def _dialled(
-    host: str, port: int, context: ssl.SSLContext
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()  # a polite close would wait for the other side's
-
-
-async def _ask_identity(host: str, port: int, context: ssl.SSLContext) -> Identity:
-    async with _dialled(host, port, context) as (_, writer):
-        return _identity(writer.get_extra_info("peercert"))
-
-
-async def _is_answered(host: str, port: int, context: ssl.SSLContext) -> bool:
-    """Greet as HTTP/2 does: in TLS 1.3 a server judges our certificate only after our side of the handshake is done."""
-    async with _dialled(host, port, context) as (reader, writer):
-        try:
-            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-            return bool(await reader.read(1))
-        except (ConnectionResetError, BrokenPipeError):
-            return False
 
 
 def _handshake_in_memory(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tierline.core.catalog import nearest
+from tierline.core.catalog import import_file, nearest
 from tierline.core.errors import ConfigError
 from tierline.core.protocols import Outcome
 
@@ -31,7 +30,7 @@ class Python:
         place, _, name = location.rpartition(":")
         if not place or not name:
             raise ConfigError(f"{location!r}: write python:MODULE:FUNCTION or python:./FILE.py:FUNCTION")
-        module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+        module = import_file(Path(place)) if place.endswith(".py") else _load_module(place)
         function = getattr(module, name, None)
         if not callable(function):
             near = nearest(name, [n for n, value in vars(module).items() if callable(value)])
@@ -64,12 +63,3 @@ def _load_module(name: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(f"no module {name!r} on the Python path; a file is python:./FILE.py:FUNCTION") from error
         raise ConfigError(f"module {name!r} needs {error.name!r}, which is not installed") from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tierline_user_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(f"{path}: no such file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

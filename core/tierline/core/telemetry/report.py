@@ -56,21 +56,23 @@ class LatencyReport:
         timed = [row for row in rows if row["hops"]]
         if not timed:
             raise DataError(f"none of {len(rows)} outcome records has a ledger, so there is no latency to report")
-        exits: dict[str, list[Record]] = defaultdict(list)
+        seen: dict[str, list[Record]] = defaultdict(list)
         for row in rows:
-            exits[row["exit"]].append(row)
+            seen[row["exit"]].append(row)
+        exits = {name: seen[name] for name in sorted(seen, key=lambda name: _height(seen[name]))}
         timed_exits = {name: [row for row in members if row["hops"]] for name, members in exits.items()}
         measure, quality = _quality(rows, exits)
-        order = sorted(exits, key=lambda name: _height(exits[name]))
         return cls(
             total=_percentiles([_total_ms(row) for row in timed]),
             by_exit={
-                name: _percentiles([_total_ms(row) for row in timed_exits[name]]) for name in order if timed_exits[name]
+                name: _percentiles([_total_ms(row) for row in members])
+                for name, members in timed_exits.items()
+                if members
             },
             spans=_spans_by_tier(timed),
             residual_share_p50=_residual_share_p50(timed),
-            mean_ledger={name: _mean_ledger(timed_exits[name]) for name in order if timed_exits[name]},
-            exit_share={name: len(exits[name]) / len(rows) for name in order},
+            mean_ledger={name: _mean_ledger(members) for name, members in timed_exits.items() if members},
+            exit_share={name: len(members) / len(rows) for name, members in exits.items()},
             degraded_share=sum(bool(row["degraded"]) for row in rows) / len(rows),
             accuracy=quality,
             measure=measure,

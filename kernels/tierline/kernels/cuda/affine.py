@@ -11,8 +11,6 @@ from tierline.kernels.cuda.work import Coded, Errors, Room, Shape, Work
 from tierline.kernels.numpy import affine as oracle
 from tierline.kernels.numpy.affine_clip import num_dropped
 
-_WORDS = {"per": ("tensor", "channel"), "range": oracle.CLIPS, "rounding": ("nearest", "stochastic")}
-
 
 class Affine:
     """Options as in its token. Raises ValueError for others."""
@@ -34,11 +32,7 @@ class Affine:
         percent: float = 99.9,
         rounding: str = "nearest",
     ) -> None:
-        for key, word in {"per": per, "range": range, "rounding": rounding}.items():
-            if word not in _WORDS[key]:
-                raise ValueError(f"{key} is {word!r}, one of {', '.join(_WORDS[key])}")
-        if not (1 <= bits <= 8 and 0 < percent <= 100):
-            raise ValueError(f"bits is {bits}, from 1 to 8; percent is {percent:g}, above 0 and up to 100")
+        oracle.check_options(bits, percent, per=per, range=range, rounding=rounding)
         self._bits, self._range, self._percent = bits, range, percent
         self._by_channel, self._stochastic = per == "channel", rounding == "stochastic"
 

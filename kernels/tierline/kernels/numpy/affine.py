@@ -16,10 +16,22 @@ LIMIT = 2.0**126
 """Largest magnitude that is coded: no step can overflow below it."""
 
 CLIPS = ("minmax", "percentile", "mse")
+_WORDS = {"per": ("tensor", "channel"), "range": CLIPS, "rounding": ("nearest", "stochastic")}
 
 _ONE = np.float32(1)
 _MINUS_ZERO = 0x80000000
 _TINY = np.finfo(np.float32).tiny
+
+
+def check_options(bits: int, percent: float, **words: str) -> None:
+    """Options of a token: `words` are `per`, `range` and `rounding`. Raises ValueError."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"bits is {bits}, from 1 to 8")
+    for key, word in words.items():
+        if word not in _WORDS[key]:
+            raise ValueError(f"{key} is {word!r}, one of {', '.join(_WORDS[key])}")
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent is {percent:g}, above 0 and up to 100")
 
 
 def row_bytes(num_values: int, bits: int) -> int:

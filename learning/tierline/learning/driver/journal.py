@@ -84,7 +84,8 @@ class Journal:
         self._path, self._run = path, run
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
+            # Opened and closed on one thread, used on another, never by two at a time.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.executescript(_SETTINGS + _TABLES)
             found = self._db.execute("SELECT schema, run FROM journal").fetchone()
             self._check(found)

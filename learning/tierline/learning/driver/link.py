@@ -82,6 +82,8 @@ class LinkNode:
         info = seat(me, task.near, rule, directed=is_directed(task.near))
         rule.start(x, info)
         self.me, self.trainer = me, trainer
+        self.num_bytes = x.flat.nbytes
+        """Of the model."""
         self.compute: Compute | None = None
         self.post: Callable[[Letter], None] = lambda letter: None
         self.tell: Callable[[Note], None] = lambda note: None

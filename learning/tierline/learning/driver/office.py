@@ -7,14 +7,18 @@ dropped here, and offered again by its sender once the receiver is back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from tierline.core.errors import BadFrame, PeerRejected, TierlineError
 from tierline.core.link.attach import Attachment, is_of
+from tierline.core.link.intake import Intake
 from tierline.core.link.learning_wire import members_of
 from tierline.core.link.letters import Declined, Letter, Note, Present, Settled
 from tierline.core.link.tasks import together
@@ -27,9 +31,14 @@ from tierline.learning.driver.link import MONITOR, LinkNode
 LOG = logging.getLogger("tierline.learning")
 T = TypeVar("T")
 
+_LONG_BYTES = 1 << 20
+"""Nodes with models from this on go on in a thread of their own: adding them up, and bringing them to the disk, takes
+longer than a sample may wait."""
+
 
 class Office:
-    """The Desk of a process that learns; all on one event loop, Trainers on one thread of their own."""
+    """The Desk of a process that learns, on one event loop. Trainers have one thread of their own, and so have nodes
+    with long models; what they post comes back to the loop, and one call to a node follows another."""
 
     def __init__(
         self,
@@ -41,10 +50,13 @@ class Office:
         max_letter_bytes: int,
         speaks_for: Callable[[str, NodeId], bool] = is_of,
         report: Callable[[Letter], None] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """`members` are all nodes of the run, `nodes` those of this process. `report` takes letters to the MONITOR,
-        where that is here; it raises BadFrame for one that cannot be used."""
+        where that is here, on the nodes' thread; it raises BadFrame for one that cannot be used. `folder` is for what
+        memory shall not hold of letters that are coming in."""
         self.max_letter_bytes, self.speaks_for, self._report = max_letter_bytes, speaks_for, report
+        self.intake = Intake(folder)
         self._run, self._members, self._clock = run, frozenset(members), clock
         self._nodes = {node.me: node for node in nodes}
         self._wake = {me: asyncio.Event() for me in self._nodes}
@@ -53,12 +65,15 @@ class Office:
         self._local: deque[tuple[NodeId, Callable[[LinkNode], None]]] = deque()
         self._adder = PreAdder(self._through)
         self._pool = ThreadPoolExecutor(1, "trainer")
+        is_long = any(node.num_bytes >= _LONG_BYTES for node in self._nodes.values())
+        self._thread = ThreadPoolExecutor(1, "node") if is_long else None
         for node in self._nodes.values():
-            node.post, node.tell = self._route, self._return
+            node.post, node.tell = self._on_loop(self._route), self._on_loop(self._return)
 
     async def run(self, until: Mapping[NodeId, int | None]) -> None:
         """Let every node take turns until it has finished so many; one with None goes on until cancelled. Raises what
         a node failed with."""
+        self._loop = asyncio.get_running_loop()
         self._offer(self._nodes.keys())
         await together(self._drive(node, until[me]) for me, node in self._nodes.items())
 
@@ -68,7 +83,7 @@ class Office:
             while node.unsettled:
                 self._wake[me].clear()
                 await self._wake[me].wait()
-            node.flush()
+            await self._have(node.flush)
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Run something on the Trainers' thread."""
@@ -80,19 +95,20 @@ class Office:
             stream.end(reason)
 
     def close(self) -> None:
-        """Wait for the Trainer's thread."""
+        """Wait for the threads."""
         self._pool.shutdown()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
 
     async def _drive(self, node: LinkNode, until: int | None) -> None:
         loop, wake = asyncio.get_running_loop(), self._wake[node.me]
         while until is None or node.round < until:
-            node.begin(self._clock.now_ns())
+            await self._have(lambda: node.begin(self._clock.now_ns()))
             while node.is_running:
-                if node.me in self._errors:
-                    raise self._errors[node.me]
+                self._check(node)
                 if node.compute is not None and node.trainer is not None:
                     answer = await loop.run_in_executor(self._pool, ask, node.trainer, node.compute)
-                    node.computed(answer, self._clock.now_ns())
+                    await self._have(functools.partial(node.computed, answer, self._clock.now_ns()))
                     continue
                 wake.clear()
                 deadline_ns = node.deadline_ns
@@ -102,8 +118,30 @@ class Office:
                 timer = loop.call_later(max(0, deadline_ns - self._clock.now_ns()) / 1e9, wake.set)
                 await wake.wait()
                 timer.cancel()
-                node.tick(self._clock.now_ns())
-        node.flush()
+                await self._have(lambda: node.tick(self._clock.now_ns()))
+            await self._have(lambda: self._check(node))
+        await self._have(node.flush)
+
+    def _check(self, node: LinkNode) -> None:
+        if node.me in self._errors:
+            raise self._errors[node.me]
+
+    async def _have(self, call: Callable[[], None]) -> None:
+        """Have a node go on, after what it was handed before. Raises what it raises."""
+        if self._thread is None:
+            call()
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def _on_loop(self, call: Callable[[T], None]) -> Callable[[T], None]:
+        """`call` as nodes may call it, which may be on their thread."""
+        if self._thread is None:
+            return call
+
+        def on_thread(argument: T) -> None:
+            self._loop.call_soon_threadsafe(call, argument)
+
+        return on_thread
 
     def attached(self, stream: Attachment) -> None:
         self._streams.append(stream)
@@ -135,8 +173,7 @@ class Office:
     def _offer(self, receivers: Collection[NodeId]) -> None:
         """Send what waits for these nodes; they know what they have had already."""
         for node in self._nodes.values():
-            for seq in sorted(node.unsettled):
-                letter = node.unsettled[seq]
+            for _, letter in sorted(dict(node.unsettled).items()):  # a copy: its thread may go on meanwhile
                 if letter.head.receiver in receivers:
                     self._route(letter)
 
@@ -176,14 +213,23 @@ class Office:
             self._pass_on([letter])
 
     def _take_report(self, letter: Letter, report: Callable[[Letter], None]) -> None:
-        head = letter.head
-        try:
-            report(letter)
-        except TierlineError as error:
-            LOG.warning("%s: declined: %s", head, error)
-            self._give_back(Declined(head.run, head.sender, MONITOR, head.seq, error.code, str(error)))
+        """On the nodes' thread where there is one: it may hold a model."""
+
+        def taken() -> Note:
+            head = letter.head
+            try:
+                report(letter)
+            except TierlineError as error:
+                LOG.warning("%s: declined: %s", head, error)
+                return Declined(head.run, head.sender, MONITOR, head.seq, error.code, str(error))
+            return Settled(head.run, head.sender, MONITOR, (head.seq,))
+
+        if self._thread is None:
+            self._give_back(taken())
             return
-        self._give_back(Settled(head.run, head.sender, MONITOR, (head.seq,)))
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            done = asyncio.get_running_loop().run_in_executor(self._thread, taken)
+            done.add_done_callback(lambda done: None if done.cancelled() else self._give_back(done.result()))
 
     def _pass_on(self, letters: Iterable[Letter]) -> None:
         for letter in letters:
@@ -206,7 +252,15 @@ class Office:
             stream.tell(note)
 
     def _hand(self, me: NodeId, call: Callable[[LinkNode], None]) -> None:
-        """In a turn of the loop of its own: the node may be in the middle of something."""
+        """On the node's thread; without one in a turn of the loop of its own: the node may be in the middle of
+        something."""
+        if self._thread is not None:
+            self._loop = asyncio.get_running_loop()
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                done = self._loop.run_in_executor(self._thread, self._go_on, me, call)
+                self.intake.hold()
+                done.add_done_callback(lambda _: self._done(me))
+            return
         if not self._local:
             asyncio.get_running_loop().call_soon(self._deliver)
         self._local.append((me, call))
@@ -215,15 +269,23 @@ class Office:
         for _ in range(len(self._local)):
             me, call = self._local[0]
             try:
-                if me not in self._errors:
-                    call(self._nodes[me])
-            except Exception as error:  # raised again where the node is driven
-                self._errors[me] = error
+                self._go_on(me, call)
             finally:
                 self._local.popleft()
             self._wake[me].set()
         if self._local:
             asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _done(self, me: NodeId) -> None:
+        self.intake.release()
+        self._wake[me].set()
+
+    def _go_on(self, me: NodeId, call: Callable[[LinkNode], None]) -> None:
+        try:
+            if me not in self._errors:
+                call(self._nodes[me])
+        except Exception as error:  # raised again where the node is driven
+            self._errors[me] = error
 
     def _stream_of(self, node: NodeId) -> Attachment | None:
         return next((s for s in reversed(self._streams) if node in s.present), None)

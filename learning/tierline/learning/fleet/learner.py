@@ -41,14 +41,14 @@ OpenPopulation = Callable[[Setting, int, Sequence[NodeId], Sequence[NodeId]], Po
 
 
 class Clerk(Protocol):
-    """Who measures, at the root; called on the event loop."""
+    """Who measures, at the root."""
 
     def opened(self, job: Job, stage: Scene) -> None:
-        """A run begins here, or goes on."""
+        """A run begins here, or goes on; called on the event loop."""
         ...
 
     def report(self, job: Job, letter: Letter) -> None:
-        """Raises BadFrame for one that cannot be used."""
+        """Raises BadFrame for one that cannot be used. Called on the nodes' thread where models are long."""
         ...
 
 
@@ -163,6 +163,7 @@ class Learner:
             max_letter_bytes=job.max_letter_bytes,
             speaks_for=lambda identity, me: me in job.seats and self._covers(identity, job.seats[me]),
             report=None if clerk is None else lambda letter: clerk.report(job, letter),
+            folder=self._folder,
         )
         stack.push_async_callback(asyncio.to_thread, office.close)
         stack.callback(self._close, office, job)
