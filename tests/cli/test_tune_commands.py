@@ -79,6 +79,8 @@ def test_bundle_and_plan_run_what_was_chosen(kept: Path) -> None:
     bundle = Bundle.open(kept / "bundle")
     plan = parse_plan((kept / "plan.json").read_bytes(), "plan.json")
     assert plan.bundle == bundle.digest
+    assert plan.valid["rtt_ms:device"][0] < 50 < plan.valid["rtt_ms:device"][1]
+    assert f'tuned = "{kept}"' in (kept / "hierarchy.toml").read_text()
     assert plan.thresholds == proposal.chosen.choice.exits
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration.thresholds == plan.thresholds
@@ -99,7 +101,7 @@ def test_explain_turns_every_knob(kept: Path, capfd: pytest.CaptureFixture[str])
     assert rows["as chosen"]["worse_by"] == 0
     assert all(row["worse_by"] >= 0 for row in rows.values())
     assert "cuts" in rows
-    assert "Mbit/s" in said.err
+    assert "up_mbps:device: nothing is better by more than 5 %" in said.err and "Mbit/s" in said.err
 
 
 def test_what_if_changes_the_world(kept: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from tierline.cloud.tuner.effects import Effects
+from tierline.cloud.tuner.goal import Goal
+from tierline.cloud.tuner.job import Job
 from tierline.cloud.tuner.ladder import Ladder
 from tierline.cloud.tuner.statistics import Statistics
 from tierline.core.candidates import Outcomes
@@ -121,3 +125,16 @@ def effects(found: Statistics, tokens: tuple[str, ...] = ("affine:4",), precisio
             quality_ES[row:, nth :: 11 - 2 * (b - a)] = 0
             computed[LADDER.cuts[a], LADDER.cuts[b], precision] = Statistics(replace(plain, quality_ES=quality_ES))
     return Effects(Statistics(plain), coded, frozenset((cut, "raw") for cut in BYTES), computed)
+
+
+class MadeJob(Job):
+    """Of a Bundle that is none: tests put `outcomes` in place of what would be read from it."""
+
+    @property
+    def ladder(self) -> Ladder:
+        return LADDER
+
+
+def job(hierarchy: Hierarchy, goal: Goal, found: Statistics, **more: Any) -> Job:
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(labels=["a", "b", "c"]))
+    return MadeJob(bundle, profile(hierarchy, **more), hierarchy, goal, effects(found))

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from tierline.cli.toml import dumps
-from tierline.cloud.config import CloudConfig, Enrol, PlanKnobs
+from tierline.cloud.config import CloudConfig, Drifting, Enrol, PlanKnobs
 from tierline.cloud.config import Node as CloudNode
 from tierline.cloud.hierarchy import HierarchyFile
+from tierline.cloud.tuner.goal import Goal
 from tierline.core.config import absolute_uri
 from tierline.core.config.sections import NODE_ID, Engine, Learn, Tls
 from tierline.core.errors import ConfigError
@@ -46,6 +47,11 @@ class FleetSpec:
     """One emulated link for all, or one by the tier of the child: `{Tier.DEVICE: "wifi", Tier.EDGE: "lte"}`."""
     learn: Mapping[str, Learn] = field(default_factory=dict)
     """By node id: who learns, and from what."""
+    goal: Goal | None = None
+    """What the root aims at when it tunes again."""
+    tuned: Path | None = None
+    """Folder that `tierline tune --out` wrote, of which `bundle` is the Bundle."""
+    drift: Drifting = field(default_factory=Drifting)
     tls: bool = False
     access: bool = False
     """Whether nodes that host views listen without children, too, so that programs can ask them."""
@@ -101,7 +107,15 @@ def choose_addresses(spec: FleetSpec) -> Addresses:
 def write_files(spec: FleetSpec, folder: Path, addresses: Addresses, join_name: str = "run") -> dict[str, Path]:
     """Write hierarchy.toml, one file per node and, with TLS, certificates; the files by node id."""
     root = spec.root()
-    hierarchy = HierarchyFile(1, join_name, str(spec.bundle.absolute()), spec.hierarchy.nodes, join=spec.join)
+    hierarchy = HierarchyFile(
+        1,
+        join_name,
+        str(spec.bundle.absolute()),
+        spec.hierarchy.nodes,
+        goal=spec.goal,
+        tuned=str(spec.tuned.absolute()) if spec.tuned is not None else "",
+        join=spec.join,
+    )
     (folder / "hierarchy.toml").write_text(dumps(hierarchy), "utf-8")
     files = {}
     for node in spec.hierarchy.nodes:
@@ -140,6 +154,7 @@ def _cloud(spec: FleetSpec, node: HierarchyNode, addresses: Addresses) -> CloudC
         enrol=Enrol(),
         learn=spec.learn.get(node.id, Learn()),
         plan=spec.plan,
+        drift=spec.drift,
         tls=Tls(),
     )
 

@@ -47,6 +47,8 @@ def fleet_spec(loaded: Loaded[HierarchyFile], run_dir: Path, bundle: Path | None
         ],
         sinks={node.id: [_sink(loaded, up, node, run_dir)] for node in hosts},
         link=up.link or None,
+        goal=file.goal,
+        tuned=Path(loaded.locate("tuned", file.tuned)) if file.tuned else None,
         tls=up.tls,
         access=True,
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
+from tierline.cloud.drift import HOLD_S, REST_S
 from tierline.cloud.hierarchy import find_bundle, load_file
 from tierline.core.config import Loaded, load
 from tierline.core.config.sections import (
@@ -51,6 +53,20 @@ class Enrol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_address("listen", self.listen)
 
 
+class Drifting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Table `[drift]`: what follows when nodes measure something else than the Plan was chosen for."""
+
+    retune: Literal["off", "log", "on"] = "on"
+    """`on`: search again and go over to a better Plan; `log`: say what that would be; `off`: do not look. Only Plans of
+    `tierline tune` are concerned, as long as no hand has changed what was chosen."""
+    min_gain: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    """Part of the goal's figure that a switch has to save."""
+    hold_s: Annotated[float, msgspec.Meta(ge=0)] = HOLD_S
+    """So long a quantity has to be out of its range."""
+    rest_s: Annotated[float, msgspec.Meta(ge=0)] = REST_S
+    """Shortest time between two searches."""
+
+
 class CloudConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Content of cloud.toml; `load_cloud` has made its paths absolute."""
 
@@ -65,6 +81,7 @@ class CloudConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     learn: Learn = Learn()
     plan: PlanKnobs = PlanKnobs()
+    drift: Drifting = Drifting()
     tls: Tls = Tls()
 
     @property

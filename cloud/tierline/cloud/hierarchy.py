@@ -49,7 +49,9 @@ class HierarchyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: tuple[HierarchyNode, ...]
     plan: Literal["auto"] = "auto"
     goal: Goal | None = None
-    """What `tierline tune` aims at."""
+    """What `tierline tune` aims at, and the root when it tunes again."""
+    tuned: str = ""
+    """Folder that `tierline tune --out` wrote: the Plan that it chose, and what it was chosen from."""
     join: Join = Join(by="none")
     up: Up | None = None
 

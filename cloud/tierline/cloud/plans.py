@@ -7,6 +7,7 @@ something else now: then a Plan made from the files follows it. Versions never r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +17,25 @@ from typing import Any
 import msgspec
 
 from tierline.cloud.shelf import Shelf
+from tierline.cloud.tuner.apply import structure_of
+from tierline.cloud.tuner.choice import Choice
 from tierline.core.bundle import Bundle, Manifest
 from tierline.core.config import override
-from tierline.core.errors import ConfigError, PlanError
+from tierline.core.errors import BundleError, ConfigError, PlanError
 from tierline.core.flow.knobs import PlanKnobs, describe, knobs_of, with_knobs
 from tierline.core.plan import Plan, parse_plan
 
 FROM_FILES = "hierarchy, Bundle and cloud.toml"
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """Of a Plan that the Tuner chose."""
+
+    tuning: str
+    """Digest of what it was chosen from (`tuner.tuning`)."""
+    choice: Choice
+    world: dict[str, float] = {}
+    """What was measured since, and counted instead of the Profile (`tuner.world`)."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -34,6 +47,8 @@ class Record(msgspec.Struct, frozen=True):
     base: str
     """Digest of the Plan that the files alone made, as if it were version 1."""
     plan: msgspec.Raw
+    tuned: Tuned | None = None
+    """None: nobody chose it by measurements, or a hand has changed what was chosen."""
 
 
 class PlanStore:
@@ -45,10 +60,11 @@ class PlanStore:
         self._base = ""
         self._plan: Plan | None = None
         self._bundle: Bundle | None = None
+        self._tuned: Tuned | None = None
         self._check: Callable[[Plan], None] = lambda plan: None
         self._use: Callable[[Plan], None] = lambda plan: None
 
-    def start(self, made: Plan, bundle: Bundle) -> Plan:
+    def start(self, made: Plan, bundle: Bundle, tuned: Tuned | None = None) -> Plan:
         """The Plan to start with, given the one that the files make, and their Bundle. Raises ConfigError where it
         cannot be kept, BundleError where the last Plan's Bundle is gone."""
         self._shelf.given = self._bundle = bundle
@@ -58,10 +74,11 @@ class PlanStore:
             last = self._read(versions[-1])
             if last.base == self._base:
                 self._plan = self.kept(versions[-1])
-                self._bundle = self._shelf.find(self._plan.bundle)
+                self._bundle, self._tuned = self._shelf.find(self._plan.bundle), last.tuned
                 return self._plan
         self._plan = msgspec.structs.replace(made, version=versions[-1] + 1 if versions else 1)
-        self._write(self._plan, FROM_FILES)
+        self._tuned = tuned
+        self._write(self._plan, FROM_FILES, tuned)
         return self._plan
 
     def attach(self, check: Callable[[Plan], None], use: Callable[[Plan], None]) -> None:
@@ -82,7 +99,7 @@ class PlanStore:
     def change(self, settings: Sequence[str], rollback_to: int, dry_run: bool) -> dict[str, Any]:
         """Make, check, keep and use the next version. Raises PlanError, UnknownCodec, ConfigError."""
         now, manifest = self.in_force(), self.manifest()
-        knobs, why = knobs_of(now, manifest), []
+        knobs, tuned, why = knobs_of(now, manifest), self._tuned, []
         if rollback_to:
             former = self.kept(rollback_to)
             if not self.has_structure(former):
@@ -91,23 +108,42 @@ class PlanStore:
         knobs = override(knobs, settings, "plan")
         why += [f"--set {item}" for item in settings]
         plan = with_knobs(now, manifest, without_empty(knobs), self.next_version())
+        if not has_choice(plan, now):
+            plan, tuned = by_hand(plan), None
         self._check(plan)
         if msgspec.structs.replace(plan, version=now.version) == now:
             plan = now
         elif not dry_run:
-            self._write(plan, " ".join(why))
-            self._plan = plan
-            self._use(plan)
+            self.take(plan, " ".join(why), tuned)
         return describe(plan, manifest)
 
-    def commit(self, plan: Plan, bundle: Bundle, why: str) -> None:
+    def take(self, plan: Plan, why: str, tuned: Tuned | None) -> None:
+        """Other knobs of the same structure are in force from now on. Raises ConfigError."""
+        self._write(plan, why, tuned)
+        self._plan, self._tuned = plan, tuned
+        self._use(plan)
+
+    def commit(self, plan: Plan, bundle: Bundle, why: str, tuned: Tuned | None = None) -> None:
         """Another structure is in force from now on, also after a restart. Raises ConfigError."""
-        self._write(plan, why)
-        self._plan, self._bundle = plan, bundle
+        self._write(plan, why, tuned)
+        self._plan, self._bundle, self._tuned = plan, bundle, tuned
 
     def in_force(self) -> Plan:
         assert self._plan is not None  # nobody asks before `start`
         return self._plan
+
+    def tuned(self) -> Tuned | None:
+        """How the Plan in force was chosen."""
+        return self._tuned
+
+    def bundle_for(self, structure: tuple[Any, ...]) -> Bundle | None:
+        """That of the latest Plan whose choice had this structure (`apply.structure_of`), where it is still kept."""
+        for version in reversed(self._versions()):
+            record = self._read(version)
+            if record.tuned is not None and structure_of(record.tuned.choice) == structure:
+                with contextlib.suppress(BundleError):
+                    return self._shelf.find(self.kept(version).bundle)
+        return None
 
     def bundle(self) -> Bundle:
         """That of the Plan in force."""
@@ -144,9 +180,9 @@ class PlanStore:
         except (OSError, msgspec.MsgspecError) as error:
             raise PlanError(f"{path}: not a kept Plan ({error}); move it away") from None
 
-    def _write(self, plan: Plan, why: str) -> None:
+    def _write(self, plan: Plan, why: str, tuned: Tuned | None) -> None:
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        record = Record(made_at, why, self._base, msgspec.Raw(plan.document()))
+        record = Record(made_at, why, self._base, msgspec.Raw(plan.document()), tuned)
         beside = self._folder / f".plan-{plan.version}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +193,16 @@ class PlanStore:
             beside.replace(self._path(plan.version))
         except OSError as error:
             raise ConfigError(f"{self._folder}: a Plan cannot be kept there ({error.strerror})") from error
+
+
+def has_choice(plan: Plan, chosen: Plan) -> bool:
+    """Whether what a Tuner chooses is in a Plan as it was chosen: the other knobs may be turned."""
+    return (plan.thresholds, plan.codecs, plan.links) == (chosen.thresholds, chosen.codecs, chosen.links)
+
+
+def by_hand(plan: Plan) -> Plan:
+    """Whose choice is a person's holds whatever is measured."""
+    return msgspec.structs.replace(plan, valid={})
 
 
 def without_empty(knobs: PlanKnobs) -> PlanKnobs:

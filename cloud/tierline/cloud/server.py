@@ -6,18 +6,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tierline.cloud.config import CloudConfig
-from tierline.cloud.drift import Drift, measured
-from tierline.cloud.hierarchy import load_hierarchy
-from tierline.cloud.plans import PlanStore
+from tierline.cloud.hierarchy import HierarchyFile, load_file
+from tierline.cloud.plans import PlanStore, Tuned, by_hand, has_choice
+from tierline.cloud.retune import Retuner
 from tierline.cloud.shelf import Shelf
 from tierline.cloud.survey import Survey
 from tierline.cloud.switch import Switcher
+from tierline.cloud.tuner.job import planned_in
+from tierline.cloud.tuner.tuning import tuning_in
+from tierline.cloud.tunings import Tunings
 from tierline.core.bundle import Bundle
+from tierline.core.config import Loaded
+from tierline.core.errors import PlanError
 from tierline.core.flow.host import Host, engine_settings, own_version
 from tierline.core.flow.knobs import with_knobs
 from tierline.core.flow.node import new_epoch
@@ -26,8 +33,9 @@ from tierline.core.invite import InviteStore
 from tierline.core.link.fleet import Order
 from tierline.core.link.open_inference import open_inference_handler
 from tierline.core.link.tasks import together
-from tierline.core.plan import Hierarchy, Plan, make_plan
+from tierline.core.plan import Hierarchy, Placement, Plan, make_plan
 from tierline.core.protocols import Outcome
+from tierline.core.types import FLOAT32
 
 if TYPE_CHECKING:
     from tierline.cloud.jobs import Jobs
@@ -69,9 +77,7 @@ class Server:
         model = open_inference_handler(Whole(self.host.node, engine), own_version())
         self.host.listener.server.add_generic_rpc_handlers((model,))
         self._tls = tls
-        self.on_drift: Callable[[Sequence[str]], None] = _say
-        """Hears what has left the ranges that the Plan in force was chosen for."""
-        self._shelf = Shelf(config.state_dir)
+        self._shelf, self._tunings = Shelf(config.state_dir), Tunings(config.state_dir)
         self._plans = PlanStore(config.state_dir, self._shelf)
         self.host.desk.surveyor = Survey(self.host.desk)
         self._jobs = _make_jobs(config, self.host) if config.learn.trainer else None
@@ -80,11 +86,28 @@ class Server:
 
     async def run(self, ready: Ready) -> None:
         """Serve until cancelled."""
-        bundle, made, hierarchy = load(self._config)
-        plan = self._plans.start(made, bundle)
+        config, file = self._config, load_file(Path(self._config.hierarchy))
+        bundle, made, hierarchy = load(config)
+        tuned = None
+        if made.valid:
+            tuning = tuning_in(Path(file.locate("tuned", file.value.tuned)))
+            tuned = Tuned(self._tunings.keep(tuning), tuning.choice)
+        plan = self._plans.start(made, bundle, tuned)
         self.host.node.adopt(plan, self._plans.bundle())
         self._plans.attach(self.host.desk.check_offers, self._use)
-        self.host.desk.planner = Switcher(self._plans, self._shelf, self.host, hierarchy)
+        switcher = Switcher(self._plans, self._shelf, self.host, hierarchy, self._tunings)
+        self.host.desk.planner = switcher
+        retuner = Retuner(
+            config.drift,
+            file.value.goal,
+            self._plans,
+            switcher,
+            self._shelf,
+            self._tunings,
+            hierarchy,
+            config.state_dir,
+        )
+        self.host.desk.tuning = retuner.record
         enrolment: Any = None
         try:
             line = await self.host.start()
@@ -98,23 +121,19 @@ class Server:
                 line["enrol"] = f"{self._config.enrol.listen.rpartition(':')[0]}:{port}"
             LOG.info("plan %d of %s for %d nodes", plan.version, plan.model, len(plan.nodes))
             ready(line)
-            await together([self._watch(), *([self._jobs.run()] if self._jobs is not None else [])])
+            await together([self._watch(retuner), *([self._jobs.run()] if self._jobs is not None else [])])
         finally:
+            await retuner.close()
             if enrolment is not None:
                 await enrolment.stop(0.5)
             await self.host.stop()
 
-    async def _watch(self) -> None:
+    async def _watch(self, retuner: Retuner) -> None:
         """Until cancelled: compare what nodes measure with what the Plan was chosen for."""
-        drift = Drift()
         while True:
             await asyncio.sleep(LOOK_S)
-            plan = self._plans.in_force()
-            if plan.valid:
-                status = measured(self.host.desk.status_record())
-                found = drift.look(self.host.clock.now_ns() / 1e9, plan.version, plan.valid, status)
-                if found:
-                    self.on_drift(found)
+            if retuner.is_watching():
+                retuner.look(self.host.clock.now_ns() / 1e9, self.host.desk.status_record())
 
     def _use(self, plan: Plan) -> None:
         """Other knobs: here at once, at every node below with the next heartbeat of each link on its way."""
@@ -126,14 +145,33 @@ class Server:
 
 def load(config: CloudConfig) -> tuple[Bundle, Plan, Hierarchy]:
     """The Bundle and the Plan that the configuration asks for, and who exists."""
-    bundle = Bundle.open(Path(config.bundle))
-    hierarchy, join = load_hierarchy(Path(config.hierarchy))
-    plan = make_plan(hierarchy, bundle.manifest, bundle.digest, join=join)
-    return bundle, with_knobs(plan, bundle.manifest, config.plan, plan.version), hierarchy
+    bundle, file = Bundle.open(Path(config.bundle)), load_file(Path(config.hierarchy))
+    hierarchy = file.value.hierarchy()
+    plan = make_plan(hierarchy, bundle.manifest, bundle.digest, join=file.value.join)
+    if file.value.tuned:
+        plan = _as_tuned(plan, file)
+    made = with_knobs(plan, bundle.manifest, config.plan, plan.version)
+    return bundle, made if has_choice(made, plan) else by_hand(made), hierarchy
 
 
-def _say(drifted: Sequence[str]) -> None:
-    LOG.warning("another Plan may be better: %s", "; ".join(drifted))
+def _as_tuned(plan: Plan, file: Loaded[HierarchyFile]) -> Plan:
+    """With what was chosen for it. Raises PlanError where that was another Bundle or other nodes."""
+    folder = Path(file.locate("tuned", file.value.tuned))
+    chosen = planned_in(folder)
+    if (chosen.bundle, _placed(chosen)) != (plan.bundle, _placed(plan)):
+        raise PlanError(
+            f"{file.path.name}: tuned = {file.value.tuned!r}: the Plan there is for another Bundle or for other nodes; "
+            "tune again, or take the key away"
+        )
+    nodes = {name: own if own != _placed(plan)[name] else chosen.nodes[name] for name, own in plan.nodes.items()}
+    return msgspec.structs.replace(
+        plan, nodes=nodes, thresholds=chosen.thresholds, codecs=chosen.codecs, valid=chosen.valid
+    )
+
+
+def _placed(plan: Plan) -> dict[str, Placement]:
+    """Who does what, whatever it runs on and is computed in."""
+    return {name: msgspec.structs.replace(p, engine="", precision=FLOAT32) for name, p in plan.nodes.items()}
 
 
 def _make_jobs(config: CloudConfig, host: Host) -> Jobs:

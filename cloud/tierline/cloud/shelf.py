@@ -7,7 +7,8 @@ written under another name, checked against its digest, and only then renamed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from tierline.core.bundle import MANIFEST, Bundle, digest_of, parse_manifest
@@ -37,6 +38,18 @@ class Shelf:
         if missing:
             raise BundleError(f"{folder}: {len(missing)} files of it are missing; apply it again with --bundle FOLDER")
         return bundle
+
+    def make(self, write: Callable[[Path], Bundle]) -> Bundle:
+        """One that is written here: `write` fills a folder."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".made-", dir=self._folder) as made:
+                digest = write(Path(made) / "bundle").digest
+                if not (self._folder / digest / MANIFEST).is_file():
+                    (Path(made) / "bundle").replace(self._folder / digest)
+        except OSError as error:
+            raise ConfigError(f"{self._folder}: a Bundle cannot be kept there ({error.strerror})") from error
+        return self.find(digest)
 
     def offer(self, manifest: bytes) -> list[str]:
         """Digests of the files that are not here yet."""

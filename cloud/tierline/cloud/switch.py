@@ -17,8 +17,12 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tierline.cloud.plans import PlanStore, without_empty
+import msgspec
+
+from tierline.cloud.plans import PlanStore, Tuned, by_hand, has_choice, without_empty
 from tierline.cloud.shelf import Shelf
+from tierline.cloud.tuner.tuning import parse_tuning
+from tierline.cloud.tunings import Tunings, check_hierarchy
 from tierline.core.bundle import MANIFEST, Bundle, Manifest
 from tierline.core.config import override
 from tierline.core.errors import PlanError
@@ -65,8 +69,11 @@ def judge(connected: Collection[str], states: Iterable[NodeState], version: int,
 class Switcher:
     """Implements `Planner`: knobs go straight to the store, structure takes two phases."""
 
-    def __init__(self, store: PlanStore, shelf: Shelf, host: Host, hierarchy: Hierarchy) -> None:
+    def __init__(
+        self, store: PlanStore, shelf: Shelf, host: Host, hierarchy: Hierarchy, tunings: Tunings | None = None
+    ) -> None:
         self._store, self._shelf, self._host, self._hierarchy = store, shelf, host, hierarchy
+        self._tunings = tunings
         self._coming = 0
         """Version that is being prepared."""
         self._news = asyncio.Event()
@@ -83,26 +90,48 @@ class Switcher:
 
     async def change(self, wanted: PlanChange) -> dict[str, Any]:
         """Raises PlanError naming the node that cannot take part, and whatever makes a Plan no Plan."""
-        if self._coming:
-            raise PlanError(f"plan {self._coming} is being prepared; try again when it is in force, or refused")
+        self._check_free()
+        tuning = parse_tuning(wanted.tuning, "what the Plan was chosen from") if wanted.tuning else None
         former = self._store.kept(wanted.rollback_to) if wanted.rollback_to else None
         if wanted.bundle:
             bundle = self._shelf.find(wanted.bundle)
             plan, why = self._made(bundle, wanted), [f"--bundle {bundle.manifest.name} {bundle.digest[:12]}"]
+            if tuning is not None:
+                check_hierarchy(tuning, self._hierarchy)
+                why = [f"tuned: {tuning.choice.told()}"]
         elif former is not None and not self._store.has_structure(former):
             bundle, why = self._shelf.find(former.bundle), [f"plan {wanted.rollback_to} again"]
-            plan = self._checked(former, bundle, wanted.settings)
+            plan = by_hand(self._checked(former, bundle, wanted.settings))
         else:
             return self._store.change(wanted.settings, wanted.rollback_to, wanted.dry_run)
         why += [f"--set {item}" for item in wanted.settings]
         self._host.desk.check_offers(plan)
-        if self._store.has_structure(plan):
+        if tuning is None and self._store.has_structure(plan):
             raise PlanError("this Bundle runs already, and every Section where this Plan places it; change knobs alone")
         if wanted.dry_run:
             return describe(plan, bundle.manifest)
-        return await self.switch(plan, bundle, " ".join(why))
+        tuned = None
+        if tuning is not None and self._tunings is not None and plan.valid:
+            tuned = Tuned(await asyncio.to_thread(self._tunings.keep, tuning), tuning.choice)
+        return await self.take(plan, bundle, " ".join(why), tuned)
 
-    async def switch(self, plan: Plan, bundle: Bundle, why: str) -> dict[str, Any]:
+    async def choose(self, bundle: Bundle, plan: Plan, why: str, tuned: Tuned) -> dict[str, Any]:
+        """A Plan that a search has come to; knobs that it does not choose stay. As `take`."""
+        now = self._store.in_force()
+        kept = {key: getattr(now, key) for key in ("mode", "budget_ms", "max_batch", "join")}
+        plan = self._checked(msgspec.structs.replace(plan, **kept), bundle, ())
+        self._host.desk.check_offers(plan)
+        return await self.take(plan, bundle, why, tuned)
+
+    async def take(self, plan: Plan, bundle: Bundle, why: str, tuned: Tuned | None) -> dict[str, Any]:
+        """Put a checked Plan in force: at once where only knobs are others, else as `switch` does."""
+        self._check_free()
+        if not self._store.has_structure(plan):
+            return await self.switch(plan, bundle, why, tuned)
+        self._store.take(plan, why, tuned)
+        return describe(plan, bundle.manifest)
+
+    async def switch(self, plan: Plan, bundle: Bundle, why: str, tuned: Tuned | None = None) -> dict[str, Any]:
         """Go over to this Plan; returns it as `describe` does, with `switch`: seconds of both phases, and notes.
 
         Raises PlanError where a node cannot prepare; then the Plan in force goes on everywhere.
@@ -111,7 +140,7 @@ class Switcher:
         try:
             await self._settled()
             order = Order("prepare", plan.document(), bundle.digest, (bundle.folder / MANIFEST).read_bytes())
-            notes = await self._prepared(order, plan, bundle, why)
+            notes = await self._prepared(order, plan, bundle, why, tuned)
             ready_s = time.monotonic()
             first_seq = self._host.node.turn.activate(0)
             self._push(replace(order, phase="commit", first_seq=first_seq))
@@ -132,7 +161,7 @@ class Switcher:
                 f"{', '.join(found.waits_for) or found.failed}: still on the way from the Plan before; try again later"
             )
 
-    async def _prepared(self, order: Order, plan: Plan, bundle: Bundle, why: str) -> list[str]:
+    async def _prepared(self, order: Order, plan: Plan, bundle: Bundle, why: str, tuned: Tuned | None) -> list[str]:
         """Every node is ready, and the Plan is in its file. Raises PlanError after an abort."""
         desk, turn = self._host.desk, self._host.node.turn
         desk.coming = bundle
@@ -146,7 +175,7 @@ class Switcher:
                 slow = f"not ready within {PREPARE_S:g} s: {', '.join(found.waits_for)}"
                 raise PlanError(f"plan {plan.version} was given up; {found.failed or slow}; plan {self._now()} goes on")
             notes = [f"{state.node}: {state.message}" for state in desk.states() if state.message]
-            self._store.commit(plan, bundle, why)
+            self._store.commit(plan, bundle, why, tuned)
         except BaseException:
             own.cancel()
             await asyncio.wait((own,))
@@ -217,7 +246,12 @@ class Switcher:
         if set(plan.thresholds) != set(manifest.exits()[:-1]) or len(plan.codecs) != len(manifest.levels):
             raise PlanError(f"the Plan is not one for Bundle {manifest.name!r}: its exits or levels differ")
         knobs = override(knobs_of(plan, manifest), settings, "plan")
-        return with_knobs(plan, manifest, without_empty(knobs), self._store.next_version())
+        made = with_knobs(plan, manifest, without_empty(knobs), self._store.next_version())
+        return made if has_choice(made, plan) else by_hand(made)
+
+    def _check_free(self) -> None:
+        if self._coming:
+            raise PlanError(f"plan {self._coming} is being prepared; try again when it is in force, or refused")
 
     def _now(self) -> int:
         return self._store.in_force().version

@@ -95,7 +95,8 @@ class Agent:
         self._dialler = self._make_dialler(tls) if config.node.parent else None
         if self._dialler is not None:
             self.host.desk.on_states = self._dialler.beat_now
-            self.host.desk.profiler.parent = Uplink(self._id, self._dialler, self.node.clock)
+            uplink = Uplink(self._id, self._dialler, self.node.clock)
+            self.host.desk.profiler.parent = self.host.desk.sounding.parent = uplink
         self._connected = asyncio.Event()
         self._is_stopping = False
 

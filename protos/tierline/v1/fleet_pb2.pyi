@@ -418,6 +418,7 @@ class ChangePlanRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    TUNING_FIELD_NUMBER: _builtins.int
     rollback_to: _builtins.int
     """Take the knobs of this version instead; 0: do not."""
     dry_run: _builtins.bool
@@ -426,6 +427,8 @@ class ChangePlanRequest(_message.Message):
     """sha256 of the bundle.json of an offered Bundle whose files are all there: a Plan that runs it. Empty: the present one."""
     plan: _builtins.bytes
     """The whole Plan for that Bundle as JSON; its version is not read. Empty: made from the hierarchy and the Bundle."""
+    tuning: _builtins.bytes
+    """JSON as tierline.cloud.tuner.tuning writes it: what the Plan was chosen from. Empty: it was not tuned."""
     @_builtins.property
     def set(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """KEY=VALUE, as in the table [plan] of cloud.toml."""
@@ -438,10 +441,11 @@ class ChangePlanRequest(_message.Message):
         dry_run: _builtins.bool = ...,
         bundle: _builtins.str = ...,
         plan: _builtins.bytes = ...,
+        tuning: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "dry_run", b"dry_run", "plan", b"plan", "rollback_to", b"rollback_to", "set", b"set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "dry_run", b"dry_run", "plan", b"plan", "rollback_to", b"rollback_to", "set", b"set", "tuning", b"tuning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

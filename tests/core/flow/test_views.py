@@ -72,7 +72,8 @@ def test_what_waits_runs_together_and_nobody_gets_anothers_row(
         await asyncio.sleep(0)
         engine.go.set()
         for n, task in enumerate([first, *more]):
-            outputs, spans = await task
+            outputs, spans, num_rows = await task
+            assert num_rows in batches
             np.testing.assert_array_equal(outputs["y"], [[2 * n, 2 * n]])
             assert min(spans) >= 0
         assert (await apart)[0]["y"].shape == (1, 2)

@@ -149,6 +149,23 @@ def test_a_probe_finds_the_emulated_rate_and_round_trip(name: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("link", [NAMED["wifi"], NAMED["3g"], LinkProfile(10.0, 0.15)], ids=lambda link: f"{link.mbit}")
+def test_a_sounding_tells_both_for_little(link: LinkProfile) -> None:
+    async def run() -> None:
+        async with pair(link) as two:
+            before = two.relay.stats()["bytes"]["up"]
+            rtt_ns, up_bps = await two.uplink.sound(0.0)
+            sent = two.relay.stats()["bytes"]["up"] - before
+            told = await two.uplink.sound(3e6)
+            again = two.relay.stats()["bytes"]["up"] - before - sent
+        assert up_bps == pytest.approx(link.mbit * 1e6, rel=2 * WITHIN)
+        assert link.rtt_ms <= rtt_ns / 1e6 < link.rtt_ms + 25
+        assert sent < 15_000 + link.mbit * 1e6 / 8 * 0.06, "a tenth of a second of the link, or some KiB"
+        assert told[1] == 3e6 and again < 2_000, "where samples tell, no train goes up"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("name", ["lte", "3g", "wifi"])
 def test_samples_that_fill_the_link_save_the_probe_upwards(name: str) -> None:
     feature = codec_for("raw").encode(np.zeros((1, 800), np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,7 @@ def explain(
     output: OutputOption = None,
 ) -> None:
     """Say why a Plan was chosen and what would change it."""
-    from tierline.cloud.tuner.job import kept_in
+    from tierline.cloud.tuner.job import kept_in, planned_in
 
     job, proposal = kept_in(plan)
     if sample:
@@ -48,25 +49,25 @@ def explain(
     elif what_if:
         _told(_what_if(job, proposal, what_if), form, output)
     else:
-        _told(_why(job, proposal), form, output)
+        _told(_why(job, proposal, planned_in(plan).valid), form, output)
 
 
 def _told(rows: list[dict[str, Any]], form: Format, output: Path | None) -> None:
     emit(rows, form, output)
 
 
-def _why(job: Job, proposal: Proposal) -> list[dict[str, Any]]:
+def _why(job: Job, proposal: Proposal, valid: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
     """Every stage on stderr; a row for the choice, and one for the best with each knob turned."""
     from tierline.cloud.tuner.choice import row
-    from tierline.cloud.tuner.explain import holds_between, knobs, stages_told
+    from tierline.cloud.tuner.explain import knobs, stages_told
+    from tierline.cloud.tuner.validity import MARGIN, told
 
     for stage in stages_told(job, proposal.chosen.choice):
         _say("; ".join(f"{key} {value}" for key, value in stage.items() if value != ""))
     limits = ", ".join(f"{name} <= {limit:g}" for name, limit in proposal.goal.limits().items()) or "no limits"
     _say(f"goal: least {proposal.goal.minimise}, {limits}; exact: {proposal.exact}; {proposal.space}")
-    for node in job.profile.links:
-        low, high = holds_between(job, proposal, node)
-        _say(f"link of {node}: chosen alike from {low / 1e6:.3g} to {high / 1e6:.3g} Mbit/s, as far as tried")
+    for name, (low, high) in valid.items():
+        _say(f"{name}: nothing is better by more than {100 * MARGIN:g} % for {told(name, low, high)}")
     chosen = getattr(proposal.chosen.predicted, proposal.goal.minimise)
     rows = [{"knob": "as chosen", "worse_by": 0.0, **row(proposal.chosen)}]
     for knob in knobs(job, proposal):

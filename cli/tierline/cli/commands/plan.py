@@ -62,6 +62,10 @@ def apply(
         Path | None,
         typer.Option("--plan", help="JSON of a whole Plan for --bundle; else one is made from the hierarchy."),
     ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option("--tuned", help="Folder of `tierline tune --out`: its Bundle and Plan, tuned again on drift."),
+    ] = None,
     dry_run: DryRun = False,
     form: FormatOption = Format.TABLE,
     output: OutputOption = None,
@@ -71,11 +75,17 @@ def apply(
     Keys are those of cloud.toml's table [plan]. Nodes take the new version without a pause. Another Bundle (--bundle)
     of the same task and views is loaded everywhere first; only when all nodes are ready do new samples use it.
     """
-    if not set_ and bundle is None:
-        raise UsageError("nothing to change: give --set KEY=VALUE (`tierline plan show` lists the keys), or --bundle")
+    if tuned is not None and (bundle is not None or plan is not None):
+        raise UsageError("--tuned has a Bundle and a Plan: give neither --bundle nor --plan with it")
+    if not set_ and bundle is None and tuned is None:
+        raise UsageError(
+            "nothing to change: give --set KEY=VALUE (`tierline plan show` lists the keys), --bundle or --tuned"
+        )
     if plan is not None and bundle is None:
         raise UsageError("--plan is a Plan for another Bundle: give --bundle FOLDER, too")
-    what = {"bundle": Bundle.open(bundle) if bundle else None, "plan": _read(plan) if plan else b""}
+    what = _tuned(tuned) if tuned is not None else {}
+    if bundle is not None:
+        what = {"bundle": Bundle.open(bundle), "plan": _read(plan) if plan else b""}
     _change(address, state_dir, form, output, settings=set_ or [], dry_run=dry_run, **what)
 
 
@@ -90,6 +100,16 @@ def rollback(
 ) -> None:
     """Take an earlier Plan again: its knobs, and its Bundle where that was another."""
     _change(address, state_dir, form, output, rollback_to=version, dry_run=dry_run)
+
+
+def _tuned(folder: Path) -> dict[str, Any]:
+    from tierline.cloud.tuner.job import BUNDLE, planned_in
+    from tierline.cloud.tuner.tuning import MAX_BYTES, tuning_in
+
+    document = tuning_in(folder).document()
+    if len(document) > MAX_BYTES:
+        raise UsageError(f"--tuned {folder}: {len(document) >> 20} MiB to send; tune with fewer codecs (--codec)")
+    return {"bundle": Bundle.open(folder / BUNDLE), "plan": planned_in(folder).document(), "tuning": document}
 
 
 def _read(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,24 @@ def status(
 
     nodes = asyncio.run(ask_status(address, identity(state_dir)))
     emit([_row(node, record) for node, record in nodes.items()], form, output, nodes)
+    for record in nodes.values():
+        for line in _tuning(record.get("tuning", {})):
+            print(line, file=sys.stderr)
+
+
+def _tuning(record: dict[str, Any]) -> list[str]:
+    """What the root says of the Plan it was tuned to: what is measured, and what came of it."""
+    measured = record.get("measured", {})
+    now = [
+        f"{name} {measured.get(name, '?')} ({low:g} to {high:g})"
+        for name, (low, high) in record.get("valid", {}).items()
+    ]
+    said = [f"measured now, and what the Plan holds for: {'; '.join(now)}"] if now else []
+    decided = [
+        f"{d['at']} plan {d['plan']}: {', '.join(d['drift'])}: {d['did']}: {d['why']}"
+        for d in record.get("decisions", ())
+    ]
+    return said + decided
 
 
 def _row(node: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _MOST_ROWS = 20
+_RANGES_S = 120.0
+"""Longest time to find out for which rates, round trips and speeds the choice holds."""
 
 
 @app.command()
@@ -63,6 +65,8 @@ def tune(
     from tierline.cloud.hierarchy import find_bundle, load_file
     from tierline.cloud.tuner.goal import Goal
     from tierline.cloud.tuner.job import Job, check_profile, keep
+    from tierline.cloud.tuner.validity import ranges
+    from tierline.cloud.tuner.world import Deadline, Worlds
     from tierline.core.bundle import Bundle
 
     if (profile is None) == (not address):
@@ -91,13 +95,15 @@ def tune(
     )
     for left_out in proposal.left_out:
         _say(f"left out: {left_out}")
+    valid = ranges(Worlds(job, Deadline(_RANGES_S)), proposal.chosen.choice, say=_say)
     rows, document = _rows(job, proposal, baselines)
+    document["valid"] = valid
     if picture is not None:
         write(_picture(proposal), picture, "--picture")
     emit(rows, form, output, document)
     _say(f"chosen: {proposal.chosen.choice.told()}")
     if out is not None:
-        derived, plan = keep(job, proposal, out)
+        derived, plan = keep(job, proposal, out, valid)
         loaded_copy = _hierarchy_file(out, loaded.value, proposal.chosen.choice)
         _say(f"Bundle {derived.digest[:12]} and plan {plan.digest()[:12]} in {out}; run it: tierline up {loaded_copy}")
 
@@ -209,9 +215,9 @@ def _hierarchy_file(out: Path, file: Any, choice: Choice) -> Path:
     from tierline.cloud.tuner.apply import with_engines
     from tierline.cloud.tuner.job import BUNDLE
 
-    path = out / "hierarchy.toml"
+    path, model = out / "hierarchy.toml", str((out / BUNDLE).absolute())
     nodes = with_engines(file.hierarchy(), choice).nodes
-    path.write_text(dumps(msgspec.structs.replace(file, model=str((out / BUNDLE).absolute()), node=nodes)), "utf-8")
+    path.write_text(dumps(msgspec.structs.replace(file, model=model, node=nodes, tuned=str(out.absolute()))), "utf-8")
     return path
 
 

@@ -42,7 +42,7 @@ def up(
     ).absolute()
     spec = fleet_spec(loaded, folder)
     fresh_run_dir(folder)
-    if loaded.value.goal is not None:
+    if loaded.value.goal is not None and not loaded.value.tuned:
         print(f"{file.name}: [goal] is for `tierline tune`; thresholds are those of the model", file=sys.stderr)
     num_nodes = len(spec.hierarchy.nodes)
     _say(f"starting {num_nodes} nodes; logs in {folder / 'logs'}")

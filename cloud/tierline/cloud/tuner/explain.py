@@ -14,13 +14,11 @@ from tierline.cloud.tuner.job import Job
 from tierline.cloud.tuner.ladder import END
 from tierline.cloud.tuner.space import Space, all_cuts, all_thresholds, tiers_of, whole_space
 from tierline.cloud.tuner.statistics import Statistics, vectors
+from tierline.cloud.tuner.world import slower
 from tierline.core.catalog import nearest
 from tierline.core.errors import PlanError, UsageError
-from tierline.core.profile import LinkTime, NodeProfile, Profile
+from tierline.core.profile import LinkTime
 from tierline.core.types import Array
-
-_FACTORS = (8.0, 4.0, 2.0, 1.5, 1.2)
-"""By which a link is made slower and faster to find where the choice would be another."""
 
 
 @dataclass(frozen=True)
@@ -90,31 +88,6 @@ def _other_threshold(chosen: Choice, knob: str) -> Any:
     return make
 
 
-def holds_between(job: Job, proposal: Proposal, node: str) -> tuple[float, float]:
-    """Bits per second of a node's link between which the same cuts, exits and codecs are chosen, as far as tried."""
-    link = job.profile.links[node]
-    ends = []
-    for slower in (True, False):
-        kept = 1.0
-        for factor in reversed(_FACTORS):
-            scale = 1 / factor if slower else factor
-            changed = msgspec.structs.replace(link, up_bps=link.up_bps * scale, down_bps=link.down_bps * scale)
-            if not _is_same(proposal, job.with_changes(profile=_with_link(job.profile, changed))):
-                break
-            kept = scale
-        ends.append(link.up_bps * kept)
-    return ends[0], ends[1]
-
-
-def _is_same(proposal: Proposal, job: Job) -> bool:
-    try:
-        other = job.propose().chosen.choice
-    except PlanError:
-        return False
-    mine = proposal.chosen.choice
-    return (mine.cuts, list(mine.exits), mine.codecs) == (other.cuts, list(other.exits), other.codecs)
-
-
 def what_if(job: Job, changes: Sequence[str], links: Mapping[str, tuple[float, float]]) -> Job:
     """The Job in another world: `link=lte` (all links), `link.NODE=3g`, `slower.NODE=2`, or a key of the goal.
 
@@ -143,24 +116,16 @@ def _other_link(job: Job, node: str, value: str, links: Mapping[str, tuple[float
     rtt_ms, bps = links[value]
     profile = job.profile
     for name in [node] if node else list(profile.links):
-        profile = _with_link(profile, LinkTime(name, rtt_ms, bps, bps, 0.0))
+        other = LinkTime(name, rtt_ms, bps, bps, 0.0)
+        profile = msgspec.structs.replace(profile, links={**profile.links, name: other})
     return job.with_changes(profile=profile)
-
-
-def _with_link(profile: Profile, link: LinkTime) -> Profile:
-    return msgspec.structs.replace(profile, links={**profile.links, link.node: link})
 
 
 def _slower(job: Job, node: str, value: str) -> Job:
     if node not in job.profile.nodes:
         raise UsageError(f"--what-if slower.{node}: no such node{nearest(node, list(job.profile.nodes))}")
     factor = _number(f"slower.{node}", value)
-    own: NodeProfile = job.profile.nodes[node]
-    stretched = {
-        name: tuple(msgspec.structs.replace(t, p50_ns=int(t.p50_ns * factor)) for t in getattr(own, name))
-        for name in ("sections", "heads")
-    }
-    nodes = {**job.profile.nodes, node: msgspec.structs.replace(own, **stretched)}
+    nodes = {**job.profile.nodes, node: slower(job.profile.nodes[node], factor)}
     return job.with_changes(profile=msgspec.structs.replace(job.profile, nodes=nodes))
 
 

@@ -24,7 +24,7 @@ from tierline.cloud.tuner.tryout import read_effects, write_effects
 from tierline.core.bundle import Bundle
 from tierline.core.candidates import candidates_of, read_outcomes
 from tierline.core.errors import BundleError, PlanError
-from tierline.core.plan import Hierarchy, Join, Plan
+from tierline.core.plan import Hierarchy, Join, Plan, parse_plan
 from tierline.core.profile import Profile, parse_profile
 
 PROPOSAL, PROFILE, EFFECTS, PLAN, BUNDLE = "proposal.json", "profile.json", "effects.npz", "plan.json", "bundle"
@@ -111,18 +111,34 @@ def check_profile(profile: Profile, bundle: Bundle, hierarchy: Hierarchy, max_ag
             raise PlanError(f"profile: the link from {node.id!r} to its parent is missing; measure again")
 
 
-def keep(job: Job, proposal: Proposal, folder: Path) -> tuple[Bundle, Plan]:
-    """Write the chosen Bundle and Plan into `folder`, and all that `explain` needs. Raises BundleError, PlanError."""
+def keep(
+    job: Job, proposal: Proposal, folder: Path, valid: Mapping[str, tuple[float, float]] | None = None
+) -> tuple[Bundle, Plan]:
+    """Write the chosen Bundle and Plan into `folder`, and all that `explain` needs; `valid`: what the Plan holds for.
+
+    Raises BundleError, PlanError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     choice: Choice = proposal.chosen.choice
     derived = write_choice(job.bundle, choice, folder / BUNDLE)
-    plan = plan_of(derived, choice, job.hierarchy, join=job.join)
+    plan = plan_of(derived, choice, job.hierarchy, join=job.join, valid=valid)
     (folder / PLAN).write_bytes(msgspec.json.format(plan.document(), indent=1))
     (folder / PROFILE).write_bytes(msgspec.json.format(job.profile.document(), indent=1))
     write_effects(folder / EFFECTS, job.effects)
     kept = Kept(1, proposal, job.hierarchy, job.join, dict(job.handling_ms))
     (folder / PROPOSAL).write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
     return derived, plan
+
+
+def planned_in(folder: Path) -> Plan:
+    """The Plan that `keep` wrote. Raises PlanError."""
+    path = folder / PLAN
+    try:
+        return parse_plan(path.read_bytes(), str(path))
+    except OSError as error:
+        raise PlanError(
+            f"{path}: cannot be read ({error.strerror}); give a folder that `tierline tune --out` wrote"
+        ) from None
 
 
 def kept_in(folder: Path) -> tuple[Job, Proposal]:

@@ -51,6 +51,13 @@ class Front(Generic[T]):
         self.tags = [*old, *(tags[index] for index in fresh)]
 
 
+class NoFront(Front[T]):
+    """Stays empty, for a search that is after the chosen point alone: any point is beaten as far as it is concerned."""
+
+    def beaten(self, points_PD: Array) -> Array:
+        return np.ones(len(points_PD), np.bool_)
+
+
 def _beats(a: Array, b: Array) -> Array:
     """For arrays that broadcast to (P, F, D): whether any of F is no worse than P in all figures, (P,)."""
     no_worse: Array = np.asarray(np.logical_and.reduce(np.less_equal(a, b), axis=2))

@@ -12,7 +12,7 @@ Shapes: G vectors of thresholds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.ladder import Ladder, hosts_of
 from tierline.cloud.tuner.measured import Measured, Run
 from tierline.cloud.tuner.outcome import Best, Thresholds, Tried
-from tierline.cloud.tuner.pareto import Front
+from tierline.cloud.tuner.pareto import Front, NoFront
 from tierline.cloud.tuner.space import Space, whole_space
 from tierline.cloud.tuner.statistics import Statistics
 from tierline.core.errors import PlanError
@@ -52,15 +52,24 @@ def propose(
     handling_ms: Mapping[str, float] | None = None,
     window_ms: float = 0.0,
     bound: bool = True,
+    with_front: bool = True,
+    thresholds: Thresholds | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Proposal:
     """The front of a space and the choice that the goal asks for. A pure function.
 
-    `num_classes` says how long an answer is, `handling_ms` by node what `handling` found in answers. Raises PlanError
-    where nothing meets the goal, naming the nearest that can be met, and where nothing in the space was measured.
+    `num_classes` says how long an answer is, `handling_ms` by node what `handling` found in answers. Searches of the
+    same space in several worlds may share `thresholds` of the same statistics and effects; without the front they are
+    quicker. `look` is called now and then, and may raise to end it.
+
+    Raises PlanError where nothing meets the goal, naming the nearest that can be met, and where nothing in the space
+    was measured.
     """
-    search = _Search(ladder, statistics, profile, hierarchy, goal, effects or Effects(), num_classes, handling_ms or {})
+    effects = effects or Effects()
+    thresholds = thresholds or Thresholds(statistics, effects)
+    search = _Search(ladder, thresholds, profile, hierarchy, goal, effects, num_classes, handling_ms or {})
     chosen_space = space or whole_space(ladder, hierarchy)
-    best = search.run(chosen_space, bound)
+    best = search.run(chosen_space, bound, look, Front(len(AXES)) if with_front else NoFront(len(AXES)))
     chosen = search.point(best.chosen(goal, search.describe), window_ms)
     front = [search.point(tag, window_ms) for tag in best.front.tags]
     return Proposal(
@@ -88,7 +97,7 @@ class _Search:
     def __init__(
         self,
         ladder: Ladder,
-        statistics: Statistics,
+        thresholds: Thresholds,
         profile: Profile,
         hierarchy: Hierarchy,
         goal: Goal,
@@ -100,17 +109,17 @@ class _Search:
         self.measured = Measured(profile, ladder.cuts)
         self.hosts = hosts_of(hierarchy)
         self.cost = Cost(self.measured, num_classes, goal.rate_per_s, goal.watts, handling_ms)
-        self.thresholds = Thresholds(statistics, effects)
+        self.thresholds = thresholds
         self._quantiles = any("_p" in name for name in (goal.minimise, *goal.limits()))
         self.num_choices = self.num_priced = 0
         self._blocks = Blocks(ladder, self.measured, effects, self.thresholds, self.hosts)
         if (goal.minimise == "energy_j" or goal.max_energy_j is not None) and not goal.watts:
             raise PlanError("goal: energy_j needs watts of the nodes that count, e.g. [goal.watts.device] active = 5")
 
-    def run(self, space: Space, bound: bool) -> Best[Tag]:
+    def run(self, space: Space, bound: bool, look: Callable[[], None], front: Front[Tag]) -> Best[Tag]:
         """Price all of it."""
         self.thresholds.use(space.thresholds)
-        best: Best[Tag] = Best(self.goal, Front(len(AXES)), AXES)
+        best: Best[Tag] = Best(self.goal, front, AXES)
         blocks = list(self._blocks.of(space))
         if not blocks:
             reasons = "; ".join(sorted(self._blocks.left_out)) or "the space is empty"
@@ -118,6 +127,7 @@ class _Search:
         ideals = [self._ideal(block) for block in blocks]
         order = sorted(range(len(blocks)), key=lambda index: float(ideals[index][AXES[0]].min()))
         for index in order:
+            look()
             block = blocks[index]
             self.num_choices += block.num_codecs * len(self.thresholds.of(block.exits).vectors_GX)
             if bound and block.num_codecs > 1 and best.is_beyond(ideals[index]):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -245,7 +246,7 @@ def write_effects(path: Path, effects: Effects) -> None:
     beside.replace(path)
 
 
-def read_effects(path: Path, outcomes: Outcomes) -> Effects:
+def read_effects(path: Path | BinaryIO, outcomes: Outcomes) -> Effects:
     """What `write_effects` wrote; `outcomes` are of the same Bundle's exits. Raises OSError, KeyError, ValueError."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}

@@ -14,6 +14,7 @@ from tierline.core.flow.negotiate import check_offer, offered_codecs
 from tierline.core.flow.node import Node
 from tierline.core.flow.profiling import Profiler
 from tierline.core.flow.residents import resident_bytes
+from tierline.core.flow.sounding import Sounding
 from tierline.core.link.fleet import Beat, Hello, NodeState, PlanChange, ProfileStep, ProfileWish, Welcome
 from tierline.core.link.link import Link
 from tierline.core.plan import Plan
@@ -52,7 +53,7 @@ class Desk:
     """Implements `ParentDesk` around a Node."""
 
     def __init__(self, node: Node) -> None:
-        self.node, self.profiler = node, Profiler(node)
+        self.node, self.profiler, self.sounding = node, Profiler(node), Sounding(node)
         self.orders, self.report = self.profiler.orders, self.profiler.report
         self.body = node.body
         self.revoked: Callable[[], tuple[str, ...]] = tuple
@@ -61,6 +62,8 @@ class Desk:
         """What is learned now."""
         self.learning: Callable[[], dict[str, Any]] = dict
         """What this node says of its learning."""
+        self.tuning: Callable[[], dict[str, Any]] = dict
+        """What the root says of choosing other Plans."""
         self.planner: Planner | None = None
         """Set by the root, which makes the Plans."""
         self.coming: Bundle | None = None
@@ -209,6 +212,9 @@ class Desk:
         nodes: dict[str, Any] = {
             self.node.id: {**node_record(self.node), **measuring, "learning": self.learning()},
         }
+        for key, told in (("way", self.sounding.record()), ("tuning", self.tuning())):
+            if told:
+                nodes[self.node.id][key] = told
         for child, below in self._beats.items():
             for name, record in below.items():
                 nodes[name] = {**record, "connected": record.get("connected", True) and child in self.node.children}
@@ -240,6 +246,7 @@ def node_record(node: Node) -> dict[str, Any]:
             for name, link in links.items()
         },
         "engines": node.engine_states(),
+        "sections": node.residents.now.times.record(node.clock.now_ns()) if node.residents.now is not None else {},
         "rss_bytes": resident_bytes(),
     }
 

@@ -159,7 +159,7 @@ class Host:
         if self._metrics_listen:
             self._metrics_server = await serve_metrics(self.metrics.registry, self._metrics_listen, self._unhealthy)
         address = await self.listener.start() if self.listener is not None else None
-        self._tasks = [asyncio.create_task(self._sync()), asyncio.create_task(self._trigger())]
+        self._tasks = [asyncio.create_task(work) for work in (self._sync(), self._trigger(), self.desk.sounding.run())]
         return {"event": "ready", "node": self.node.id, "listen": address, "metrics": self._metrics_listen or None}
 
     async def stop(self, grace_s: float = 1.0) -> None:

@@ -17,6 +17,7 @@ from tierline.core.flow.journey import NUM_SPANS, PREPROCESS, SECTION, Memory
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.loaded import Loaded
 from tierline.core.flow.port import Done, Site
+from tierline.core.flow.speed import SectionTimes
 from tierline.core.flow.views import ViewBatches
 from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
@@ -59,6 +60,7 @@ class Resident:
     def __init__(self, lines: Lines, plan: Plan, loaded: Loaded, memory: Memory) -> None:
         self.loaded = loaded.acquire()
         self.levels, self.row_ns = loaded.levels, loaded.row_ns
+        self.times = SectionTimes()
         self.num_running = 0
         """Captures and batches that are being run on the thread."""
         self.ends: SampleId | None = None
@@ -91,12 +93,18 @@ class Resident:
     async def run_view(self, view: str, image: Array) -> tuple[Arrays, list[int]]:
         """As `view_job`; or on the thread, with what else waits for its engine. Raises ShapeMismatch, EngineError."""
         if self.runs_inline(view):
-            return self.view_job(view, image)()
+            outputs, spans = self.view_job(view, image)()
+            self.times.ran(0, 1, spans[SECTION], self._lines.clock.now_ns())
+            return outputs, spans
         role = self.placement.views[view]
         prepare = partial(self.loaded.preprocess, image, self.levels.manifest.views.index(role))
         self.num_running += 1
         try:
-            return await self._views.run(self.levels[0].sections[role], prepare, self.plan.max_batch)
+            outputs, spans, num_rows = await self._views.run(
+                self.levels[0].sections[role], prepare, self.plan.max_batch
+            )
+            self.times.ran(0, num_rows, spans[SECTION], self._lines.clock.now_ns())
+            return outputs, spans
         finally:
             self.num_running -= 1
 
@@ -142,7 +150,7 @@ class Resident:
         if self.row_ns[level, part] * len(x_B) >= self._lines.inline_ns:
             return None
         self._lines.on_batch(len(x_B))
-        return self._timed(self.levels[level].run, part, x_B)
+        return self._noted(level, len(x_B), self._timed(self.levels[level].run, part, x_B))
 
     def run(self, level: int, part: str, x_B: Array, done: Done) -> None:
         ran = self.run_now(level, part, x_B)
@@ -157,10 +165,14 @@ class Resident:
             self.num_running -= 1
             if error is not None:
                 raise error
-            done(*result)
+            done(*self._noted(level, len(x_B), result))
             self._lines.pump()
 
         self._lines.worker.submit(lambda: self._timed(runner.run, part, x_B), finished)
+
+    def _noted(self, level: int, num_rows: int, result: tuple[Arrays, int]) -> tuple[Arrays, int]:
+        self.times.ran(level, num_rows, result[1], self._lines.clock.now_ns())
+        return result
 
     def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
         started_ns = self._lines.clock.now_ns()

@@ -19,8 +19,8 @@ from tierline.core.flow.worker import Worker
 from tierline.core.protocols import Clock, Engine
 from tierline.core.types import Array, Arrays
 
-Ran = tuple[Arrays, list[int]]
-"""Outputs of one row, and spans."""
+Ran = tuple[Arrays, list[int], int]
+"""Outputs of one row, spans, and rows of the batch."""
 
 
 @dataclass(slots=True)
@@ -93,5 +93,5 @@ class ViewBatches:
         for row, (entry, _, prepare_ns) in enumerate(ready):
             spans = [0] * NUM_SPANS
             spans[PREPROCESS], spans[SECTION] = prepare_ns, section_ns
-            found.append((entry, ({key: y_B[row : row + 1] for key, y_B in outputs.items()}, spans)))
+            found.append((entry, ({key: y_B[row : row + 1] for key, y_B in outputs.items()}, spans, len(ready))))
         return found

@@ -84,6 +84,7 @@ class Asker:
             dry_run=wanted.dry_run,
             bundle=wanted.bundle,
             plan=wanted.plan,
+            tuning=wanted.tuning,
         )
         try:
             reply = await self._fleet.ChangePlan(request, timeout=timeout_s)
@@ -174,16 +175,19 @@ async def change_plan(
     dry_run: bool = False,
     bundle: Bundle | None = None,
     plan: bytes = b"",
+    tuning: bytes = b"",
     timeout_s: float = SWITCH_TIMEOUT_S,
 ) -> dict[str, Any]:
     """Give a running hierarchy another Plan, at its root: with other knobs, or for another Bundle, which is brought
-    there first. `settings` are KEY=VALUE as in cloud.toml's table `[plan]`; `plan` is a whole Plan for that Bundle."""
+    there first. `settings` are KEY=VALUE as in cloud.toml's table `[plan]`; `plan` is a whole Plan for that Bundle,
+    `tuning` what that was chosen from."""
     asker = Asker(address, tls)
     async with asker.channel:
         if bundle is not None:
             await asker.put_bundle(bundle, timeout_s)
         digest = bundle.digest if bundle is not None else ""
-        return await asker.change_plan(PlanChange(tuple(settings), rollback_to, dry_run, digest, plan), timeout_s)
+        wanted = PlanChange(tuple(settings), rollback_to, dry_run, digest, plan, tuning)
+        return await asker.change_plan(wanted, timeout_s)
 
 
 async def ask_profile(

@@ -115,6 +115,8 @@ class PlanChange:
     """Digest of an offered Bundle; empty: the present one."""
     plan: bytes = b""
     """Document of a whole Plan for that Bundle; empty: made from the hierarchy."""
+    tuning: bytes = b""
+    """Document of what that Plan was chosen from; empty: it was not tuned."""
 
 
 @dataclass(frozen=True, slots=True)

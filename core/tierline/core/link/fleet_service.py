@@ -214,7 +214,9 @@ class FleetService(MeasureCalls, fleet_pb2_grpc.FleetServicer):
     async def ChangePlan(self, request: fleet_pb2.ChangePlanRequest, context: Any) -> fleet_pb2.ChangePlanReply:
         try:
             self._door.check_operator(context)
-            wanted = PlanChange(tuple(request.set), request.rollback_to, request.dry_run, request.bundle, request.plan)
+            wanted = PlanChange(
+                tuple(request.set), request.rollback_to, request.dry_run, request.bundle, request.plan, request.tuning
+            )
             plan = await self._desk.change_plan(wanted)
         except errors.TierlineError as error:
             await abort(context, error)

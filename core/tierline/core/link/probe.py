@@ -28,6 +28,8 @@ NUM_TRAINS = 5
 FIRST_TRAIN_BYTES = 16 << 10
 MAX_TRAIN_BYTES = 512 << 10
 TRAIN_S = 0.1
+NUM_SOUNDING_PINGS, SOUNDING_S, MIN_SOUNDING_BYTES, MAX_SOUNDING_BYTES = 3, 0.05, 6 << 10, 64 << 10
+"""What is sent now and then while a hierarchy serves."""
 MAX_PROBE_BYTES = 4 * NUM_TRAINS * MAX_TRAIN_BYTES
 """More in one call is refused."""
 _PIECES = 16
@@ -75,18 +77,10 @@ async def probe_link(call: Any, node: str, clock: Clock, count: Count, known: tu
 
     `known`: the rate up and over how many seconds it was counted, where samples told it; then no train goes up.
     """
-    trips_ns = []
-    for _ in range(NUM_PINGS):
-        began_ns = clock.now_ns()
-        await call.write(pb.ProbeChunk(node=node))
-        await _next(call)
-        trips_ns.append(clock.now_ns() - began_ns)
+    rtt_ns = await _shortest_ping(call, node, clock, NUM_PINGS)
 
     async def up(num_bytes: int) -> tuple[int, int]:
-        for piece in _pieces(num_bytes):
-            await call.write(piece)
-        reply = await _next(call)
-        return reply.num_bytes, max(1, reply.ns)
+        return await _train_up(call, num_bytes)
 
     async def down(num_bytes: int) -> tuple[int, int]:
         train = _Train(clock, count)
@@ -107,7 +101,26 @@ async def probe_link(call: Any, node: str, clock: Clock, count: Count, known: tu
     down_bps, down_s = await rate(down)
     await call.done_writing()
     await call.read()  # the parent's end of it
-    return LinkRates(min(trips_ns), up_bps, down_bps, up_s + down_s, "payloads" if known[0] else "probe")
+    return LinkRates(rtt_ns, up_bps, down_bps, up_s + down_s, "payloads" if known[0] else "probe")
+
+
+async def sound_link(call: Any, node: str, clock: Clock, known_bps: float) -> tuple[int, float]:
+    """As `probe_link`, at the price of a few messages and two short trains up: shortest round trip in nanoseconds, and
+    bits per second up.
+
+    `known_bps`: where samples tell the rate, no train goes up. The first train is so short that a link which has become
+    slow keeps its heartbeats; the second takes SOUNDING_S of the link, if that is more.
+    """
+    rtt_ns, up_bps = await _shortest_ping(call, node, clock, NUM_SOUNDING_PINGS), known_bps
+    if not up_bps:
+        num_bytes, ns = await _train_up(call, MIN_SOUNDING_BYTES)
+        length = min(MAX_SOUNDING_BYTES, int(num_bytes / ns * 1e9 * SOUNDING_S))
+        if length > MIN_SOUNDING_BYTES:
+            num_bytes, ns = await _train_up(call, length)
+        up_bps = num_bytes * 8e9 / ns
+    await call.done_writing()
+    await call.read()  # the parent's end of it
+    return rtt_ns, up_bps
 
 
 async def answer_probe(chunks: AsyncIterator[Any], clock: Clock, count: Count) -> AsyncIterator[Any]:
@@ -127,6 +140,24 @@ async def answer_probe(chunks: AsyncIterator[Any], clock: Clock, count: Count) -
                 yield piece
         else:
             yield pb.ProbeChunk()
+
+
+async def _shortest_ping(call: Any, node: str, clock: Clock, num: int) -> int:
+    trips_ns = []
+    for _ in range(num):
+        began_ns = clock.now_ns()
+        await call.write(pb.ProbeChunk(node=node))
+        await _next(call)
+        trips_ns.append(clock.now_ns() - began_ns)
+    return min(trips_ns)
+
+
+async def _train_up(call: Any, num_bytes: int) -> tuple[int, int]:
+    """Bytes that arrived after the first message, and the nanoseconds they took."""
+    for piece in _pieces(num_bytes):
+        await call.write(piece)
+    reply = await _next(call)
+    return reply.num_bytes, max(1, reply.ns)
 
 
 def _pieces(num_bytes: int) -> list[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -13,13 +13,14 @@ from tierline.core.bundle import digest_of
 from tierline.core.errors import DigestMismatch, LinkTimeout, LinkUnavailable
 from tierline.core.link.dial import Dialler
 from tierline.core.link.measured import received_bytes
-from tierline.core.link.probe import LinkRates, probe_link
+from tierline.core.link.probe import LinkRates, probe_link, sound_link
 from tierline.core.link.status import from_rpc
 from tierline.core.protocols import Clock
 from tierline.v1 import fleet_pb2 as pb
 
 PROBE_TIMEOUT_S = REPORT_TIMEOUT_S = FETCH_TIMEOUT_S = 20.0
 _MIN_PIECE_BYTES, _MAX_PIECE_BYTES = 4 << 10, 256 << 10
+_T = TypeVar("_T")
 _LONGEST_TRIP_NS = 1_000_000_000
 """On a way longer than this pieces stay small."""
 
@@ -71,12 +72,20 @@ class Uplink:
     async def probe(self) -> LinkRates:
         """Measure the link: it is full for about half a second each way, but not upwards where samples fill it."""
         link = self._dialler.link
+        return await self._probing(
+            lambda call: probe_link(call, self._node, self._clock, received_bytes(link), link.sent_bps())
+        )
+
+    async def sound(self, known_bps: float) -> tuple[int, float]:
+        """Shortest round trip in nanoseconds and bits per second up, for the price of some KiB; see `sound_link`."""
+        return await self._probing(lambda call: sound_link(call, self._node, self._clock, known_bps))
+
+    async def _probing(self, ask: Callable[[Any], Awaitable[_T]]) -> _T:
         with self._calling() as fleet:
             call: Any = fleet.Probe()
-            probing = probe_link(call, self._node, self._clock, received_bytes(link), link.sent_bps())
             try:
                 # A call begun on a channel that is just being closed never ends, whatever its deadline.
-                return await asyncio.wait_for(probing, PROBE_TIMEOUT_S)
+                return await asyncio.wait_for(ask(call), PROBE_TIMEOUT_S)
             except asyncio.TimeoutError:
                 raise LinkTimeout(f"{self._dialler.address}: no probe came through in {PROBE_TIMEOUT_S:g} s") from None
             finally:
@@ -89,6 +98,8 @@ class Uplink:
             yield fleet
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self._dialler.address) from error
+        except asyncio.InvalidStateError:  # written to a call that has just ended
+            raise LinkUnavailable(f"{self._dialler.address}: the connection was lost") from None
         except asyncio.CancelledError:
             if self._dialler.is_on(fleet):
                 raise
