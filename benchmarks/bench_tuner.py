@@ -174,8 +174,10 @@ def prepare(options: argparse.Namespace, folder: Path) -> Bench:
         bundle, samples, options.slower * cloud_ms / (whole_s * 1e3), world.times, options.seconds, options.most
     )
     print(json.dumps({"kind": "world", "cloud_only_wifi_ms": cloud_ms, "factor": bench.world.factor}), flush=True)
-    full = bench.world.profile("wifi", ProfileWish(batches=(1,), codecs=CODECS, run_s=0.2), say)
-    short = ProfileWish(nodes=("device",), batches=(1,), codecs=("raw",), run_s=0.02)
+    full = bench.world.profile(
+        "wifi", ProfileWish(batches=(1,), codecs=CODECS, run_s=0.2, precisions=("float32",)), say
+    )
+    short = ProfileWish(("device",), (), (1,), ("raw",), 0.02, ("float32",))
     for link in LINKS:
         bench.profiles[link] = full if link == "wifi" else with_link_of(full, bench.world.profile(link, short, say))
         print(json.dumps({"kind": "link", "link": link, **msgspec.to_builtins(bench.profiles[link].links)}), flush=True)

@@ -91,7 +91,7 @@ class World:
         `new_only`: keep times that are there already.
         """
         plan = make_plan(HIERARCHY, self.bundle.manifest, self.bundle.digest)
-        order, files = OrderBook(self.bundle, plan, ProfileWish(), "times").order("device")
+        order, files = OrderBook(self.bundle, plan, ProfileWish(precisions=("float32",)), "times").order("device")
         digests = {digest: name for name, digest in self.bundle.manifest.files.items()}
         parts = [part.digest for part in (*order.pieces, *order.heads)]
         models = {files.get(digest) or self.bundle.read(digests[digest]) for digest in parts}

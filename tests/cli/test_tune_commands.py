@@ -13,11 +13,12 @@ import tuned
 from exit_nets import digits
 
 from tierline.cli.main import main
+from tierline.cloud.hierarchy import load_file
 from tierline.cloud.tuner.job import kept_in
 from tierline.core.bundle import Bundle
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
-from tierline.core.plan import parse_plan
+from tierline.core.plan import make_plan, parse_plan
 from tierline.core.preprocess import Preprocessor
 
 NOW = "2026-01-01T00:00:00Z"
@@ -163,3 +164,44 @@ def test_flags_that_contradict_are_refused(world: Path, capfd: pytest.CaptureFix
     assert "--codec affine:3: was not measured" in capfd.readouterr().err
     assert main(["explain", str(world)]) == 5
     assert "tierline tune --out" in capfd.readouterr().err
+
+
+def test_precisions_of_a_profile_are_tried_and_run(world: Path, tmp_path: Path) -> None:
+    """A device that is much faster in int8: the hierarchy written computes so."""
+    profile = json.loads((world / "profile.json").read_text())
+    for name, node in profile["nodes"].items():
+        for kind in ("sections", "heads"):
+            faster = [{**t, "precision": "int8", "p50_ns": t["p50_ns"] // 9} for t in node[kind]]
+            node[kind] += faster if name == "device" else []
+    (tmp_path / "lower.json").write_text(json.dumps(profile))
+    tuned_args = ["tune", str(world / "hierarchy.toml"), "--max-age", "1e9", "--profile", str(tmp_path / "lower.json")]
+    assert main([*tuned_args, "--precision", "int8", "--out", str(tmp_path / "out"), "--format", "json"]) == 0
+    hierarchy = load_file(tmp_path / "out" / "hierarchy.toml").value.hierarchy()
+    assert [(n.engine, n.precision) for n in hierarchy.nodes if n.id == "device"] == [("onnxruntime", "int8")]
+    plan = parse_plan((tmp_path / "out" / "plan.json").read_bytes(), "plan.json")
+    bundle = Bundle.open(tmp_path / "out" / "bundle")
+    assert {n: p.precision for n, p in plan.nodes.items()} == {n.id: n.precision for n in hierarchy.nodes}
+    for section in bundle.manifest.levels[0].sections.values():
+        assert "int8" in section.precisions
+    assert make_plan(hierarchy, bundle.manifest, bundle.digest, thresholds=plan.thresholds).nodes == plan.nodes
+    assert main([*tuned_args, "--precision", "float16"]) == 2
+
+
+def test_a_bundle_gets_precisions_and_tells_how_far_they_agree(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["model", "precision", str(world / "bundle"), "--precision", "int8", "--out", str(tmp_path / "lower")]
+    assert main([*args, "--samples", str(world / "samples.npz"), "--format", "json"]) == 0
+    exact, lower = json.loads(capsys.readouterr().out)
+    assert (exact["precision"], exact["agreement final"], lower["precision"]) == ("float32", 1.0, "int8")
+    assert 0.9 < lower["agreement final"] <= 1.0
+    assert Bundle.open(tmp_path / "lower").manifest.levels[0].sections
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, images=np.zeros((3, 8, 8), np.float32))
+    for more, words in (
+        (["--samples", str(wrong)], "images are float32[3, 8, 8]; expected uint8"),
+        (["--precision", "int4"], "no precision 'int4'; nearest is \"int8\""),
+    ):
+        assert main([*args[:-1], str(tmp_path / "none"), *more]) != 0
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()

@@ -147,7 +147,7 @@ def test_a_joined_range_computes_what_its_pieces_do(book: OrderBook, bundle: Bun
         (x_B,) = engine.run({next(iter(engine.spec.inputs)): x_B}).values()
         named[cut.name] = x_B
     for piece in order.pieces:
-        if piece.digest in files:
+        if piece.digest in files and piece.precision == "float32":
             engine = engine_maker("onnxruntime")(files[piece.digest], piece.last)
             (found_B,) = engine.run({next(iter(engine.spec.inputs)): named[piece.first]}).values()
             np.testing.assert_allclose(found_B, named[piece.last], rtol=1e-4, atol=1e-4)

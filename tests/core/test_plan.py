@@ -181,3 +181,22 @@ def test_lookups(tiny_bundle: Bundle) -> None:
         three_tiers().node("nobody")
     assert [n.id for n in three_tiers().children("cloud")] == ["edge"]
     assert three_tiers().views_below("edge") == VIEWS
+
+
+def test_a_placement_has_the_engine_and_precision_of_its_node(manifest: Manifest) -> None:
+    nodes = tuple(
+        msgspec.structs.replace(n, engine="tensorrt", precision="int8") if n.id == "edge" else n
+        for n in three_tiers().nodes
+    )
+    placed = place(Hierarchy(nodes), manifest)
+    assert {name: (p.engine, p.precision) for name, p in placed.items() if name != "edge"} == {
+        name: ("", "float32") for name in placed if name != "edge"
+    }
+    assert (placed["edge"].engine, placed["edge"].precision) == ("tensorrt", "int8")
+
+
+def test_a_precision_that_there_is_none_of_is_refused(tiny_bundle: Bundle) -> None:
+    plan = make_plan(three_tiers(), tiny_bundle.manifest, tiny_bundle.digest)
+    raw = plan.document().replace(b'"precision":"float32"', b'"precision":"int4"', 1)
+    with pytest.raises(PlanError, match=r"precision = 'int4': one of float32, float16, int8, float8_e4m3"):
+        parse_plan(raw, "the file")

@@ -14,6 +14,7 @@ from tierline.cli.fleet_files import FleetSpec
 from tierline.cli.main import main
 from tierline.cli.supervisor import Fleet
 from tierline.cli.trial.answers import Answers
+from tierline.cloud.hierarchy import load_file
 from tierline.cloud.tuner.job import kept_in
 from tierline.core.bundle import Bundle
 from tierline.core.flow.levels import engine_maker
@@ -41,8 +42,10 @@ def test_tune_from_an_address_and_run_what_it_chose(tmp_path: Path, monkeypatch:
     data = digits().test
     np.savez(tmp_path / "samples.npz", images=data.images[:NUM], labels=data.labels[:NUM])
     files = {"view-1": tmp_path / "answers.jsonl"}
+    hierarchy = load_file(out / "hierarchy.toml").value.hierarchy()
+    assert {node.id: (node.engine, node.precision) for node in hierarchy.nodes} == proposal.chosen.choice.engines
     second = FleetSpec(
-        tuned.HIERARCHY,
+        hierarchy,
         out / "bundle",
         join=Join(by="none"),
         sources=(SourceConfig("view-1", f"dataset:{tmp_path / 'samples.npz'}?loop=true", queue="all"),),
@@ -59,4 +62,4 @@ def test_tune_from_an_address_and_run_what_it_chose(tmp_path: Path, monkeypatch:
     x = Preprocessor(bundle.manifest.preprocess).many(data.images[:NUM])
     exits, index = Oracle(bundle, engine_maker("onnxruntime")).answers(x[np.newaxis], proposal.chosen.choice.exits)
     same = [found[n]["exit"] == exits[n] and found[n]["index"] == index[n] for n in range(NUM)]
-    assert np.mean(same) >= 0.9  # the codec chosen may turn a few; what it costs was measured
+    assert np.mean(same) >= 0.9  # codec and precisions chosen may turn a few; what they cost was measured

@@ -24,6 +24,18 @@ def images_of(path: Path) -> tuple[Array, Array]:
     return images, labels.astype(np.int64)
 
 
+def only_images_of(path: Path) -> Array:
+    """`images` (uint8) of an .npz file. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images: Array = file["images"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: needs the array images ({error})") from None
+    if images.dtype != np.uint8 or images.ndim < 3 or not len(images):
+        raise DataError(f"{path}: images are {images.dtype}{list(images.shape)}; expected uint8, one image a row")
+    return images
+
+
 def records_of(path: Path) -> list[dict[str, Any]]:
     """Answers that a sink `jsonl:` wrote, those with a ledger. Raises DataError."""
     try:

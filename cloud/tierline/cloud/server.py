@@ -33,8 +33,9 @@ from tierline.core.invite import InviteStore
 from tierline.core.link.fleet import Order
 from tierline.core.link.open_inference import open_inference_handler
 from tierline.core.link.tasks import together
-from tierline.core.plan import Hierarchy, Plan, make_plan
+from tierline.core.plan import Hierarchy, Placement, Plan, make_plan
 from tierline.core.protocols import Outcome
+from tierline.core.types import FLOAT32
 
 if TYPE_CHECKING:
     from tierline.cloud.jobs import Jobs
@@ -157,12 +158,20 @@ def _as_tuned(plan: Plan, file: Loaded[HierarchyFile]) -> Plan:
     """With what was chosen for it. Raises PlanError where that was another Bundle or other nodes."""
     folder = Path(file.locate("tuned", file.value.tuned))
     chosen = planned_in(folder)
-    if (chosen.bundle, chosen.nodes) != (plan.bundle, plan.nodes):
+    if (chosen.bundle, _placed(chosen)) != (plan.bundle, _placed(plan)):
         raise PlanError(
             f"{file.path.name}: tuned = {file.value.tuned!r}: the Plan there is for another Bundle or for other nodes; "
             "tune again, or take the key away"
         )
-    return msgspec.structs.replace(plan, thresholds=chosen.thresholds, codecs=chosen.codecs, valid=chosen.valid)
+    nodes = {name: own if own != _placed(plan)[name] else chosen.nodes[name] for name, own in plan.nodes.items()}
+    return msgspec.structs.replace(
+        plan, nodes=nodes, thresholds=chosen.thresholds, codecs=chosen.codecs, valid=chosen.valid
+    )
+
+
+def _placed(plan: Plan) -> dict[str, Placement]:
+    """Who does what, whatever it runs on and is computed in."""
+    return {name: msgspec.structs.replace(p, engine="", precision=FLOAT32) for name, p in plan.nodes.items()}
 
 
 def _make_jobs(config: CloudConfig, host: Host) -> Jobs:

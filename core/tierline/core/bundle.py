@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from tierline.core.errors import BundleError, DigestMismatch
-from tierline.core.types import TensorSpec, Tier
+from tierline.core.types import FLOAT32, PRECISIONS, TensorSpec, Tier
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -32,13 +32,27 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return TensorSpec(self.dtype, self.shape)
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One ONNX file and its named tensors."""
 
     name: str
     file: str
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    precisions: dict[str, str] = {}
+    """By precision below float32: a file with the same tensors, computed so (`models.precision`)."""
+
+    def file_in(self, precision: str) -> str:
+        """The file of a precision. Raises BundleError where the Bundle holds none."""
+        if precision == FLOAT32:
+            return self.file
+        if precision not in self.precisions:
+            held = ", ".join((FLOAT32, *self.precisions))
+            raise BundleError(
+                f"Section {self.name!r}: the Bundle holds no {precision} of it, only {held}; "
+                "make one with `tierline model precision`"
+            )
+        return self.precisions[precision]
 
 
 class Exit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -228,6 +242,12 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         named += [level.feature_aggregator, *stages]
         if level.exit is not None:
             named += [level.exit.rule, level.exit.aggregator]
+        for section in (*level.sections.values(), *([level.head] if level.head is not None else [])):
+            for precision, file in section.precisions.items():
+                if precision not in PRECISIONS[1:] or file not in manifest.files:
+                    raise BundleError(
+                        f"{where}: Section {section.name!r}: no such precision or file: {precision}: {file}"
+                    )
     for cut in manifest.candidates.cuts if manifest.candidates is not None else ():
         if cut.exit is not None:
             named += [cut.exit.rule, cut.exit.aggregator]

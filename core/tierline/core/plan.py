@@ -20,13 +20,19 @@ import msgspec
 
 from tierline.core.bundle import Manifest
 from tierline.core.errors import PlanError
-from tierline.core.types import Tier
+from tierline.core.types import FLOAT32, PRECISIONS, Tier
 
 SCHEMA = 1
 ORDER = {Tier.DEVICE: 0, Tier.EDGE: 1, Tier.CLOUD: 2}
 
 JoinBy = Literal["none", "sequence", "trigger"]
 Mode = Literal["eager", "on_demand", "auto"]
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError, as msgspec wants it, for a precision that there is none of."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r}: one of {', '.join(PRECISIONS)}")
 
 
 class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +54,12 @@ class HierarchyNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tier: Tier
     parent: str = ""
     views: tuple[str, ...] = ()
+    engine: str = ""
+    """Token of what runs Sections here, one of the node's own `engine.prefer`; empty: the first of those."""
+    precision: str = FLOAT32
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 class Hierarchy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +101,13 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At a junction: all views of its site; empty elsewhere."""
     runs: tuple[int, ...] = ()
     """Levels above 0 whose Section runs here, ascending."""
+    engine: str = ""
+    """Token of what runs them, one of the node's own `engine.prefer`; empty: the first of those."""
+    precision: str = FLOAT32
+    """What they are computed in."""
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,6 +192,8 @@ def place(hierarchy: Hierarchy, manifest: Manifest) -> dict[str, Placement]:
             views={view: roles[view] for view in node.views},
             joins=tuple(hierarchy.views_below(node.id)) if node.id in junctions else (),
             runs=tuple(sorted(runs[node.id])),
+            engine=node.engine,
+            precision=node.precision,
         )
         for node in hierarchy.nodes
     }

@@ -23,6 +23,11 @@ Arrays = Mapping[str, Array]
 """Named arrays; axis 0 is always the batch."""
 
 
+FLOAT32, FLOAT16, INT8, FLOAT8_E4M3 = "float32", "float16", "int8", "float8_e4m3"
+PRECISIONS = (FLOAT32, FLOAT16, INT8, FLOAT8_E4M3)
+"""What a Section may be computed in, by dtype of the arithmetic."""
+
+
 class Tier(str, enum.Enum):
     """A level of the hierarchy, from the sensor upwards."""
 

@@ -13,7 +13,7 @@ import msgspec
 
 from tierline.core.bundle import MANIFEST, Bundle, Manifest, digest_of, parse_manifest
 from tierline.core.errors import ConfigError, DigestMismatch, TierlineError
-from tierline.core.flow.loaded import sections_at
+from tierline.core.flow.loaded import files_at
 from tierline.core.link.fleet import Fetch
 from tierline.core.plan import Plan, parse_plan
 
@@ -91,7 +91,7 @@ def needed_files(manifest: Manifest, plan: Plan, node_id: str) -> list[str]:
     placement = plan.placement(node_id)
     if any(other.parent == node_id for other in plan.nodes.values()):
         return list(manifest.files)
-    return sorted({section.file for section in sections_at(manifest, placement)})
+    return files_at(manifest, placement)
 
 
 def _replace(path: Path, raw: bytes) -> None:

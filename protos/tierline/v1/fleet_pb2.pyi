@@ -563,6 +563,7 @@ class ProfileRequest(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
     RUN_S_FIELD_NUMBER: _builtins.int
+    PRECISIONS_FIELD_NUMBER: _builtins.int
     run_s: _builtins.float
     """Longest time for one number, warming up apart; 0: the root's default."""
     @_builtins.property
@@ -581,6 +582,10 @@ class ProfileRequest(_message.Message):
     def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tokens; empty: a choice of the root's."""
 
+    @_builtins.property
+    def precisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Besides float32; empty: all that each node's engines compute in."""
+
     def __init__(
         self,
         *,
@@ -589,10 +594,11 @@ class ProfileRequest(_message.Message):
         batches: _abc.Iterable[_builtins.int] | None = ...,
         codecs: _abc.Iterable[_builtins.str] | None = ...,
         run_s: _builtins.float = ...,
+        precisions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "codecs", b"codecs", "engines", b"engines", "nodes", b"nodes", "run_s", b"run_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "codecs", b"codecs", "engines", b"engines", "nodes", b"nodes", "precisions", b"precisions", "run_s", b"run_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

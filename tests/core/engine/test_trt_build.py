@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx_models import conv_relu, gemm, relu, unknown_operator
+from trained import lenet_mnist
 
 from tierline.core.bundle import Bundle
+from tierline.core.candidates import candidates_of
 from tierline.core.engine._trt_build import Wish, build, logger
 from tierline.core.errors import EngineError
+from tierline.models.precision.bundle import cut_rows
+from tierline.models.precision.convert import convert
 
 pytestmark = pytest.mark.tensorrt
 
@@ -67,6 +72,29 @@ def test_float16_is_what_the_file_says(trt: Any) -> None:
 def test_int8_is_what_the_file_says(trt: Any) -> None:
     built = build(trt, quantised(conv_relu()), "section", Wish(max_batch=8))
     assert "int8" in built.precision.split("+")
+
+
+@pytest.mark.parametrize(
+    ("precision", "computes"), [("float16", "fp16"), ("int8", "int8"), ("float8_e4m3", "fp8")], ids=str
+)
+def test_every_section_of_a_trained_bundle_builds_in_every_precision(
+    trt: Any, tmp_path: Path, precision: str, computes: str
+) -> None:
+    """Strongly typed: engines compute in what our own conversions wrote, for ranges of batches."""
+    bundle = lenet_mnist(tmp_path)
+    rows = cut_rows(bundle)
+    cuts = candidates_of(bundle.manifest).cuts
+    found = set()
+    for below, cut in pairwise(cuts):
+        heads = [(cut.exit.head, cut.name)] if cut.exit is not None and cut.exit.head is not None else []
+        for section, at in [(cut.piece, below.name), *heads]:
+            assert section is not None
+            source = next(iter(section.inputs))
+            made = convert(bundle.read(section.file), [precision], {source: rows[at]}, section.name)[precision]
+            arch = "sm_89" if trt.__name__ == "tensorrt_rtx" else ""
+            built = build(trt, made, section.name, Wish(max_batch=16, typical_batch=4, arch=arch))
+            found |= {*built.precision.split("+")}
+    assert computes in found
 
 
 def quantised(model: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -13,12 +14,14 @@ from onnx_models import conv_relu
 
 from tierline.core import catalog
 from tierline.core.config.sections import Engine as EngineConfig
-from tierline.core.errors import ConfigError, EngineError, MissingDependency
-from tierline.core.flow import engines, host
+from tierline.core.errors import ConfigError, EngineError, MissingDependency, PlanError
+from tierline.core.flow import engines, host, loaded
 from tierline.core.flow.engines import Awaited, OnStep, check_engine, split_token
 from tierline.core.flow.levels import engine_maker
+from tierline.core.flow.loaded import EngineSettings
+from tierline.core.plan import Placement
 from tierline.core.protocols import SectionSpec
-from tierline.core.types import Arrays, TensorSpec
+from tierline.core.types import Arrays, TensorSpec, Tier
 
 SPEC = SectionSpec({"x": TensorSpec("float32", (2,))}, {"y": TensorSpec("float32", (2,))})
 X = {"x": np.ones((3, 2), np.float32)}
@@ -226,3 +229,57 @@ def test_where_none_can_the_first_says_why(machine: set[str]) -> None:
     machine |= {"tensorrt", "onnxruntime"}
     with pytest.raises(MissingDependency, match="no tensorrt"):
         host.engine_settings(EngineConfig(prefer=("tensorrt", "onnxruntime")))
+
+
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tensorrt` is there and takes time; it computes in float8."""
+    monkeypatch.setattr(loaded, "check_engine", lambda token: None)
+    monkeypatch.setattr(loaded, "takes_time", lambda token: token == "tensorrt")
+    known = {
+        "tensorrt": ("float32", "int8", "float8_e4m3"),
+        "onnxruntime": ("float32", "int8"),
+        "reference": ("float32",),
+    }
+    monkeypatch.setattr(loaded, "precisions_of", known.__getitem__)
+    monkeypatch.setattr(engines, "precisions_of", known.__getitem__)
+
+
+def placement(**more: str) -> Placement:
+    return Placement(Tier.EDGE, "", {}, **more)
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({}, ("tensorrt", "onnxruntime")),
+        ({"precision": "int8"}, ("tensorrt", "onnxruntime")),
+        ({"precision": "float8_e4m3"}, ("tensorrt", "")),
+        ({"engine": "onnxruntime"}, ("onnxruntime", "")),
+        ({"engine": "reference"}, ("reference", "")),
+    ],
+    ids=str,
+)
+def test_a_plan_chooses_among_what_the_node_allows(kinds: None, asked: dict[str, str], chosen: tuple[str, str]) -> None:
+    """And what answers meanwhile computes in the same precision."""
+    settings = EngineSettings("tensorrt", meanwhile="onnxruntime", allowed=("tensorrt", "reference", "onnxruntime"))
+    assert settings.of(placement(**asked)) == chosen
+
+
+def test_what_the_node_does_not_allow_or_the_engine_not_compute_is_refused(kinds: None) -> None:
+    settings = EngineSettings("onnxruntime", allowed=("onnxruntime", "reference"))
+    with pytest.raises(PlanError, match=r"engine 'tensorrt': engine\.prefer of this node names onnxruntime, reference"):
+        settings.of(placement(engine="tensorrt"))
+    with pytest.raises(EngineError, match="'reference' does not compute in int8 here, only in float32"):
+        settings.of(placement(engine="reference", precision="int8"))
+    assert EngineSettings("my.py").allowed == ()
+
+
+def test_an_engine_of_a_user_computes_in_float32_unless_it_says_more(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, *, model, name, threads=1): ...\n")
+    assert engines.precisions_of(str(tmp_path / "mine.py")) == ("float32",)
+    (tmp_path / "more.py").write_text(
+        "class More:\n    def __init__(self, *, model, name, threads=1): ...\n"
+        "    @staticmethod\n    def precisions():\n        return ('float32', 'int8')\n"
+    )
+    assert engines.precisions_of(str(tmp_path / "more.py")) == ("float32", "int8")

@@ -11,6 +11,7 @@ import typer
 from tierline.cli.output import Format, FormatOption, OutputOption, emit
 from tierline.core.catalog import load, nearest
 from tierline.core.errors import ConfigError, EngineError, UsageError
+from tierline.core.types import FLOAT32
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -24,6 +25,7 @@ app = typer.Typer(help="Build, list and remove TensorRT engines.", rich_markup_m
 def build(
     bundle: Annotated[Path, typer.Argument(help="Folder of a Bundle.")],
     section: Annotated[list[str] | None, typer.Option("--section", help="Only this one; repeatable.")] = None,
+    precision: Annotated[str, typer.Option(help="One that the Bundle holds.")] = FLOAT32,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch; larger ones are run in parts.")] = 64,
     typical_batch: Annotated[int, typer.Option(min=1, help="The batch to be fastest at.")] = 1,
     arch: Annotated[
@@ -57,7 +59,7 @@ def build(
 
             screen.print(f"{one.name} ({number} of {len(wanted)})", highlight=False)
             path, is_new = engine.prepare(
-                opened.read(one.file),
+                opened.read(one.file_in(precision)),
                 one.name,
                 max_batch=max_batch,
                 typical_batch=typical_batch,

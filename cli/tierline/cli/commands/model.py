@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tierline.cli.output import Format, FormatOption, OutputOption, emit
-from tierline.cli.trial import derive, split
+from tierline.cli.trial import derive, precision, split
 from tierline.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SizeOption = Annotated[
 ChannelsOption = Annotated[int, typer.Option("--channels", min=1, max=3, help="Of a torch module's image: 1 or 3.")]
 
 
-for _command in (split.exits, split.bottleneck, derive.derive, split.zoo):
+for _command in (split.exits, split.bottleneck, derive.derive, precision.precision, split.zoo):
     app.command()(_command)
 
 

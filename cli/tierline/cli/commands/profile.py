@@ -11,9 +11,11 @@ import typer
 
 from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
-from tierline.core.errors import LinkUnavailable
+from tierline.core.catalog import nearest
+from tierline.core.errors import LinkUnavailable, UsageError
 from tierline.core.link.fleet import ProfileStep, ProfileWish
 from tierline.core.profile import Profile
+from tierline.core.types import PRECISIONS
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -29,6 +31,10 @@ def profile(
     batch: Annotated[
         list[int] | None, typer.Option("--batch", min=1, max=4096, help="Batch size; repeatable. Default: 1 and 8.")
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="Besides float32; repeatable. Default: all that a node's engines compute in."),
+    ] = None,
     codec: Annotated[list[str] | None, typer.Option("--codec", help="Codec token; repeatable.")] = None,
     run_s: Annotated[float, typer.Option("--run-s", min=0.01, max=60, help="Longest time for one number.")] = 0.5,
     state_dir: IdentityOption = None,
@@ -38,7 +44,10 @@ def profile(
     """Have every node measure its pieces of the network, codecs and link, while it goes on answering."""
     from tierline.core.link.ask import ask_profile
 
-    wish = ProfileWish(tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s)
+    precisions = check_precisions(precision)
+    wish = ProfileWish(
+        tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s, precisions
+    )
     made = asyncio.run(ask_profile(address, wish, identity(state_dir), said=_say))
     if out is not None:
         write(made.document().decode() + "\n", out, "--out")
@@ -46,6 +55,14 @@ def profile(
     if made.missing:
         named = "; ".join(f"{name}: {why}" for name, why in made.missing.items())
         raise LinkUnavailable(f"not all of the hierarchy was measured: {named}")
+
+
+def check_precisions(given: list[str] | None) -> tuple[str, ...]:
+    """Raises UsageError for one that there is none of."""
+    for name in given or ():
+        if name not in PRECISIONS:
+            raise UsageError(f"--precision {name}: no such precision{nearest(name, PRECISIONS)}")
+    return tuple(given or ())
 
 
 def _say(step: ProfileStep) -> None:

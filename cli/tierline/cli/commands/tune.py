@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tierline.cli.commands.profile import check_precisions
 from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, SetOption, emit, write
 from tierline.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from tierline.cloud.tuner.choice import Proposal
+    from tierline.cloud.tuner.choice import Choice, Proposal
     from tierline.cloud.tuner.job import Job
     from tierline.core.profile import Profile
 
@@ -47,6 +48,10 @@ def tune(
     codec: Annotated[
         list[str] | None, typer.Option("--codec", help="Codec token to try; repeatable. Default: all measured.")
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="Besides float32, to compute Sections in; repeatable. Default: all measured."),
+    ] = None,
     max_age_h: Annotated[float, typer.Option("--max-age", min=0, help="Hours after which a Profile is stale.")] = 24.0,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also what other methods would choose.")] = False,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the Pareto front (.svg).")] = None,
@@ -73,10 +78,14 @@ def tune(
         check_new_folder("--out", out)
     loaded = load_file(file, overrides=overrides or [])
     bundle = Bundle.open(find_bundle(loaded))
-    measured = _measure(address, tuple(codec or ()), state_dir) if profile is None else _read(profile)
+    measured = (
+        _measure(address, tuple(codec or ()), check_precisions(precision), state_dir)
+        if profile is None
+        else _read(profile)
+    )
     hierarchy, goal = loaded.value.hierarchy(), loaded.value.goal or Goal()
     check_profile(measured, bundle, hierarchy, max_age_h * 3600, time.time())
-    effects = _effects(bundle, measured, codec, samples)
+    effects = _effects(bundle, measured, codec, precision, samples)
     job = Job(bundle, measured, hierarchy, goal, effects, loaded.value.join, _handling(answers))
     started = time.monotonic()
     proposal = job.propose()
@@ -95,7 +104,7 @@ def tune(
     _say(f"chosen: {proposal.chosen.choice.told()}")
     if out is not None:
         derived, plan = keep(job, proposal, out, valid)
-        loaded_copy = _hierarchy_file(out, loaded.value)
+        loaded_copy = _hierarchy_file(out, loaded.value, proposal.chosen.choice)
         _say(f"Bundle {derived.digest[:12]} and plan {plan.digest()[:12]} in {out}; run it: tierline up {loaded_copy}")
 
 
@@ -109,17 +118,20 @@ def _read(path: Path) -> Profile:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); `tierline profile --out` writes one") from None
 
 
-def _measure(address: str, codecs: tuple[str, ...], state_dir: Path | None) -> Profile:
+def _measure(address: str, codecs: tuple[str, ...], precisions: tuple[str, ...], state_dir: Path | None) -> Profile:
     from tierline.core.link.ask import ask_profile
     from tierline.core.link.fleet import ProfileStep, ProfileWish
 
     def said(step: ProfileStep) -> None:
         _say(f"{step.node or 'root'}: {step.state}")
 
-    return asyncio.run(ask_profile(address, ProfileWish(codecs=codecs), identity(state_dir), said=said))
+    wish = ProfileWish(codecs=codecs, precisions=precisions)
+    return asyncio.run(ask_profile(address, wish, identity(state_dir), said=said))
 
 
-def _effects(bundle: Any, measured: Profile, codec: list[str] | None, samples: Path | None) -> Any:
+def _effects(
+    bundle: Any, measured: Profile, codec: list[str] | None, precision: list[str] | None, samples: Path | None
+) -> Any:
     from tierline.cli.images import images_of
     from tierline.cloud.tuner.tryout import measure_effects
     from tierline.kernels.build import cache_dir
@@ -130,9 +142,14 @@ def _effects(bundle: Any, measured: Profile, codec: list[str] | None, samples: P
         if missing:
             raise UsageError(f"--codec {missing[0]}: was not measured; the Profile has {', '.join(tokens)}")
         tokens = dict.fromkeys(codec)
+    precisions = dict.fromkeys(t.precision for node in measured.nodes.values() for t in node.sections)
+    for name in check_precisions(precision):
+        if name not in precisions:
+            raise UsageError(f"--precision {name}: was not measured; the Profile has {', '.join(precisions)}")
     keep = cache_dir() / "effects"
     images, truths = images_of(samples) if samples is not None else (None, None)
-    return measure_effects(bundle, tokens, images=images, truths=truths, keep=keep, say=_say)
+    tried = tuple(precision or precisions)
+    return measure_effects(bundle, tokens, precisions=tried, images=images, truths=truths, keep=keep, say=_say)
 
 
 def _handling(answers: Path | None) -> dict[str, float]:
@@ -190,15 +207,17 @@ def _picture(proposal: Proposal) -> str:
     return chart(series, x, y, "Pareto front: latency, bytes and quality; nothing beats these in all three")
 
 
-def _hierarchy_file(out: Path, file: Any) -> Path:
-    """The hierarchy with the chosen Bundle, for `tierline up`."""
+def _hierarchy_file(out: Path, file: Any, choice: Choice) -> Path:
+    """The hierarchy with the chosen Bundle, engines and precisions, for `tierline up`."""
     import msgspec
 
     from tierline.cli.toml import dumps
+    from tierline.cloud.tuner.apply import with_engines
     from tierline.cloud.tuner.job import BUNDLE
 
     path, model = out / "hierarchy.toml", str((out / BUNDLE).absolute())
-    path.write_text(dumps(msgspec.structs.replace(file, model=model, tuned=str(out.absolute()))), "utf-8")
+    nodes = with_engines(file.hierarchy(), choice).nodes
+    path.write_text(dumps(msgspec.structs.replace(file, model=model, node=nodes, tuned=str(out.absolute()))), "utf-8")
     return path
 
 

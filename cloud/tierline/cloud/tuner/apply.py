@@ -16,6 +16,7 @@ from tierline.core.coding import codec_for
 from tierline.core.flow.knobs import check_codec
 from tierline.core.flow.negotiate import uplink_levels
 from tierline.core.plan import Hierarchy, Join, Plan, make_plan
+from tierline.core.types import FLOAT32
 
 if TYPE_CHECKING:
     from tierline.models.exits.derive import Stage
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 def write_choice(bundle: Bundle, choice: Choice, out: Path) -> Bundle:
     """Write the Bundle of a choice into `out`; its calibration has the choice's thresholds, so that whoever runs it
     without a Plan of its own runs the choice. Raises BundleError, PlanError."""
-    from tierline.models.exits.derive import derive  # reads networks, which nothing else of a tuner does
+    # These read networks, which nothing else of a tuner does.
+    from tierline.models.exits.derive import derive
+    from tierline.models.precision.bundle import add_precisions
 
     made = derive(bundle, levels_of(bundle.manifest, choice), out, version=bundle.manifest.version)
+    lower = sorted({precision for _, precision in choice.engines.values()} - {FLOAT32})
+    if lower:
+        made = add_precisions(made, lower, out)
     assert made.manifest.calibration is not None
     thresholds = {name: choice.exits[name] for name in made.manifest.exits()[:-1]}
     calibration = msgspec.structs.replace(made.manifest.calibration, thresholds=thresholds, chosen_by="tierline tune")
@@ -61,6 +67,17 @@ def structure_of(choice: Choice) -> tuple[Any, ...]:
     return sorted(choice.cuts.items()), list(choice.exits), sorted(choice.engines.items()), sends_pixels
 
 
+def with_engines(hierarchy: Hierarchy, choice: Choice) -> Hierarchy:
+    """The hierarchy with the engine and the precision that a choice has for each node."""
+    return Hierarchy(
+        tuple(
+            msgspec.structs.replace(node, engine=engine, precision=precision)
+            for node in hierarchy.nodes
+            for engine, precision in [choice.engines.get(node.id, (node.engine, node.precision))]
+        )
+    )
+
+
 def plan_of(
     bundle: Bundle,
     choice: Choice,
@@ -75,7 +92,7 @@ def plan_of(
     Raises PlanError, UnknownCodec.
     """
     plan = make_plan(
-        hierarchy,
+        with_engines(hierarchy, choice),
         bundle.manifest,
         bundle.digest,
         version=version,

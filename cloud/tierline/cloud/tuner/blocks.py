@@ -11,11 +11,11 @@ import numpy as np
 from tierline.cloud.tuner.effects import Effects
 from tierline.cloud.tuner.ladder import Ladder, Stage, placed
 from tierline.cloud.tuner.measured import Measured, Run, Setting
+from tierline.cloud.tuner.outcome import Thresholds
 from tierline.cloud.tuner.space import Space
 from tierline.core.plan import ORDER, HierarchyNode
-from tierline.core.types import Tier
-
-EXACT = "float32"
+from tierline.core.types import FLOAT32 as EXACT
+from tierline.core.types import Array, Tier
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,15 @@ class Blocks:
     """Goes through spaces; `left_out` tells what could not be used, and why."""
 
     def __init__(
-        self, ladder: Ladder, measured: Measured, effects: Effects, hosts: Sequence[tuple[HierarchyNode, ...]]
+        self,
+        ladder: Ladder,
+        measured: Measured,
+        effects: Effects,
+        thresholds: Thresholds,
+        hosts: Sequence[tuple[HierarchyNode, ...]],
     ) -> None:
         self._ladder, self._measured, self._effects, self._hosts = ladder, measured, effects, hosts
+        self._thresholds = thresholds
         self.left_out: set[str] = set()
 
     def of(self, space: Space) -> Iterator[Block]:
@@ -54,7 +60,7 @@ class Blocks:
             tokens = tuple(tuple(self._tokens(tier, cut, space)) for tier, cut in links)
             if not all(tokens):
                 continue
-            for engines in self._engines(stages):
+            for engines in self._engines(stages, exits):
                 runs = [self._measured.run(host, stages, engines) for host in self._hosts]
                 known = tuple(run for run in runs if run is not None)
                 if len(known) == len(runs):
@@ -85,28 +91,49 @@ class Blocks:
             self.left_out.add(f"cut {cut}: no codec was measured on all nodes from the {tier.value} up")
         return found
 
-    def _engines(self, stages: Sequence[Stage]) -> Iterator[dict[str, Setting]]:
-        """Engines of the nodes that run something: each that is not slower than another of its precision in all of the
-        node's stages."""
+    def _engines(self, stages: Sequence[Stage], exits: tuple[str, ...]) -> Iterator[dict[str, Setting]]:
+        """Engines and precisions of the nodes that run something: each that no other is as good as in all of the node's
+        stages, and in what it loses at every vector of thresholds."""
         mine: dict[str, dict[Stage, None]] = {}
         for host in self._hosts:
             for stage, at in zip(stages, placed(stages, host), strict=True):
                 mine.setdefault(host[at].id, {})[stage] = None
-        options = [self._options(node, list(own)) for node, own in mine.items()]
+        options = [self._options(node, list(own), exits) for node, own in mine.items()]
         for combination in itertools.product(*options):
             yield dict(zip(mine, combination, strict=True))
 
-    def _options(self, node: str, stages: Sequence[Stage]) -> list[Setting]:
-        times: dict[Setting, tuple[float, ...]] = {}
+    def _options(self, node: str, stages: Sequence[Stage], exits: tuple[str, ...]) -> list[Setting]:
+        price: dict[Setting, Array] = {}
+        first, last = stages[0].first, stages[-1].last
         for setting in self._measured.settings(node):
-            if setting[1] != EXACT and setting[1] not in self._effects.precision_loss:
+            if setting[1] != EXACT and not self._effects.tried(setting[1]):
                 self.left_out.add(f"precision {setting[1]} on {node}: what it does to the answers was not measured")
                 continue
             found = [self._measured.stage(node, stage, setting) for stage in stages]
             known = [x for x in found if x is not None]
             if len(known) == len(found):
-                times[setting] = tuple(ms for x in known for ms in x[2].values())
-        return [setting for setting in times if not _is_slower(setting, times)] or [("", EXACT)]
+                times = [ms for x in known for ms in x[2].values()]
+                price[setting] = np.append(self._loss(first, last, setting[1], exits), times)
+        return [setting for setting in price if not _is_worse(setting, price)] or [("", EXACT)]
+
+    def _loss(self, first: str, last: str, precision: str, exits: tuple[str, ...]) -> Array:
+        tried = self._thresholds.of(exits)
+        if precision == EXACT or first == last:
+            return np.zeros(len(tried.vectors_GX))
+        return self._thresholds.computed_loss(tried, first, last, precision)
+
+
+def computed(block: Block, run: Run) -> list[tuple[str, str, str]]:
+    """(first, last, precision) of what nodes on one way compute in a precision below float32."""
+    ends: dict[str, tuple[str, str]] = {}
+    for stage, at in zip(run.stages, run.at, strict=True):
+        node = run.path[at].id
+        ends[node] = (ends.get(node, (stage.first,))[0], stage.last)
+    return [
+        (first, last, block.engines[node][1])
+        for node, (first, last) in ends.items()
+        if first != last and block.engines[node][1] != EXACT
+    ]
 
 
 def crossed(cuts: Mapping[Tier, str], node: HierarchyNode) -> tuple[Tier, str]:
@@ -115,15 +142,13 @@ def crossed(cuts: Mapping[Tier, str], node: HierarchyNode) -> tuple[Tier, str]:
     return next(tier for tier, end in cuts.items() if end == cut), cut
 
 
-def _is_slower(setting: Setting, times: Mapping[Setting, tuple[float, ...]]) -> bool:
-    """Whether another setting of the same precision is as fast everywhere and faster, or earlier, somewhere."""
-    mine, order = times[setting], list(times)
-    for other, theirs in times.items():
-        if other == setting or other[1] != setting[1] or len(theirs) != len(mine):
+def _is_worse(setting: Setting, price: Mapping[Setting, Array]) -> bool:
+    """Whether another setting loses as little and is as fast everywhere, and is better, or earlier, somewhere."""
+    mine, order = price[setting], list(price)
+    for other, theirs in price.items():
+        if other == setting or len(theirs) != len(mine) or (theirs > mine).any():
             continue
-        if all(a <= b for a, b in zip(theirs, mine, strict=True)) and (
-            theirs != mine or order.index(other) < order.index(setting)
-        ):
+        if (theirs < mine).any() or order.index(other) < order.index(setting):
             return True
     return False
 

@@ -8,7 +8,7 @@ import msgspec
 
 from tierline.cloud.tuner.goal import Goal
 from tierline.core.plan import Mode
-from tierline.core.types import Tier
+from tierline.core.types import FLOAT32, Tier
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +33,8 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cuts = " ".join(f"{tier.value}..{cut}" for tier, cut in self.cuts.items())
         exits = " ".join(f"{name}<{threshold:.3g}" for name, threshold in self.exits.items())
         codecs = " ".join(f"{tier.value}:{token}" for tier, token in self.codecs.items())
-        return "; ".join(part for part in (cuts, exits, codecs) if part)
+        lower = " ".join(f"{node}:{precision}" for node, (_, precision) in self.engines.items() if precision != FLOAT32)
+        return "; ".join(part for part in (cuts, exits, codecs, lower) if part)
 
 
 class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,7 +47,7 @@ class Thresholds:
         self._statistics, self._effects = statistics, effects
         self._make: Vectors = all_thresholds
         self._tried: dict[tuple[str, ...], Tried] = {}
-        self._losses: dict[tuple[tuple[str, ...], str, str], Array] = {}
+        self._losses: dict[tuple[tuple[str, ...], ...], Array] = {}
         self.end = statistics.outcomes.exits[-1]
         self.is_complete = True
         """Whether all sets of exits so far had every different outcome among their vectors."""
@@ -74,9 +74,18 @@ class Thresholds:
         """Quality that a codec costs at each of these vectors."""
         if tried is not self._tried.get(tried.exits):
             return self._effects.loss(cut, token, tried.exits, tried.vectors_GX)
-        key = (tried.exits, cut, token)
+        key = (tried.exits, (cut, token))
         if key not in self._losses:
             self._losses[key] = self._effects.loss(cut, token, tried.exits, tried.vectors_GX)
+        return self._losses[key]
+
+    def computed_loss(self, tried: Tried, first: str, last: str, precision: str) -> Array:
+        """Quality that a precision between two cuts costs at each of these vectors."""
+        if tried is not self._tried.get(tried.exits):
+            return self._effects.computed_loss(first, last, precision, tried.exits, tried.vectors_GX)
+        key = (tried.exits, (first, last, precision))
+        if key not in self._losses:
+            self._losses[key] = self._effects.computed_loss(first, last, precision, tried.exits, tried.vectors_GX)
         return self._losses[key]
 
     def num_vectors(self) -> int:

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from tierline.cloud.tuner.blocks import EXACT, Block, Blocks, crossed
+from tierline.cloud.tuner.blocks import Block, Blocks, computed, crossed
 from tierline.cloud.tuner.choice import Choice, Point, Predicted, Proposal
 from tierline.cloud.tuner.cost import Coded, Cost, Figures
 from tierline.cloud.tuner.effects import Effects
@@ -112,7 +112,7 @@ class _Search:
         self.thresholds = thresholds
         self._quantiles = any("_p" in name for name in (goal.minimise, *goal.limits()))
         self.num_choices = self.num_priced = 0
-        self._blocks = Blocks(ladder, self.measured, effects, self.hosts)
+        self._blocks = Blocks(ladder, self.measured, effects, self.thresholds, self.hosts)
         if (goal.minimise == "energy_j" or goal.max_energy_j is not None) and not goal.watts:
             raise PlanError("goal: energy_j needs watts of the nodes that count, e.g. [goal.watts.device] active = 5")
 
@@ -151,7 +151,7 @@ class _Search:
         chosen = dict(tokens)
         codecs = [[self._coded(run, link, block.cuts, chosen) for link in range(run.at[-1])] for run in block.runs]
         figures = self.cost.figures(block.runs, codecs, found.share_GX, quantiles=quantiles)
-        loss_G = found.loss_G + self._precision_loss(block)
+        loss_G = found.loss_G + self._precision_loss(block, found)
         for tier, cut in block.links:
             loss_G = loss_G + self.thresholds.codec_loss(found, cut, chosen[tier])
         return {**_named(figures), "quality_loss": loss_G}
@@ -185,7 +185,7 @@ class _Search:
         )
         text = (
             f"{len(space.cuts)} ways to cut, {len(space.exits)} sets of exits, up to {num_tokens[-1]} codecs per link, "
-            f"{self.thresholds.num_vectors()} vectors of thresholds, engines by node"
+            f"{self.thresholds.num_vectors()} vectors of thresholds, engines and precisions by node"
         )
         if not self.thresholds.is_complete:
             text += "; thresholds lie on a grid, finer at last for the chosen cuts, exits and codecs"
@@ -211,7 +211,7 @@ class _Search:
                     Coded(*(min(getattr(c, key) for c in some) for key in ("encode_ms", "decode_ms", "num_bytes")))
                 )
             codecs.append(line)
-        loss_G = found.loss_G + self._precision_loss(block)
+        loss_G = found.loss_G + self._precision_loss(block, found)
         for (_, cut), tokens in zip(block.links, block.tokens, strict=True):
             losses = [self.thresholds.codec_loss(found, cut, token) for token in tokens]
             loss_G = loss_G + np.minimum.reduce(losses)
@@ -220,9 +220,14 @@ class _Search:
             "quality_loss": loss_G,
         }
 
-    def _precision_loss(self, block: Block) -> float:
-        used = {precision for _, precision in block.engines.values() if precision != EXACT}
-        return sum(self.effects.precision_loss[precision] for precision in used)
+    def _precision_loss(self, block: Block, found: Tried) -> Array:
+        """Of all nodes on the way from a view, the mean over views."""
+        total_G: Array = np.zeros(len(found.vectors_GX))
+        for run in block.runs:
+            for first, last, precision in computed(block, run):
+                loss_G = self.thresholds.computed_loss(found, first, last, precision)
+                total_G = total_G + loss_G / len(block.runs)
+        return total_G
 
 
 def _tag(block: Block, tokens: Tokens, tried: Tried, row: int) -> Tag:

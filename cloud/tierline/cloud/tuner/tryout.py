@@ -1,5 +1,6 @@
-"""Measures what codecs do to answers: the calibration images through the network, once as it is, and once for every
-codec at every cut with the feature there coded and decoded.
+"""Measures what codecs and precisions do to answers: the calibration images through the network, once as it is, once
+for every codec at every cut with the feature there coded and decoded, and once for every range of pieces and every
+precision with that range computed in it.
 
 Results are kept in a folder by the digests of all that they depend on. B is the batch of all images.
 """
@@ -7,8 +8,9 @@ Results are kept in a folder by the digests of all that they depend on. B is the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +26,7 @@ from tierline.core.errors import BundleError, CodecError, ShapeMismatch
 from tierline.core.flow.levels import LOGITS
 from tierline.core.preprocess import Preprocessor
 from tierline.core.protocols import Engine, ExitRule, Task
-from tierline.core.types import Answer, Array, TensorSpec
+from tierline.core.types import FLOAT32, Answer, Array, TensorSpec
 
 MOST = 1024
 """Images that are run."""
@@ -34,12 +36,14 @@ def measure_effects(
     bundle: Bundle,
     tokens: Iterable[str],
     *,
+    precisions: Iterable[str] = (),
     images: Array | None = None,
     truths: Array | None = None,
     keep: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Effects:
-    """Try codecs at all cuts on `images` (uint8, with their truths); default: those that the Bundle keeps.
+    """Try codecs at all cuts, and precisions below float32 in all ranges, on `images` (uint8, with their truths);
+    default: those that the Bundle keeps, on which precisions are calibrated in any case.
 
     A codec that does not take a cut's tensor has no effect there. Raises BundleError.
     """
@@ -50,10 +54,9 @@ def measure_effects(
         raise BundleError(f"{bundle.folder}: keeps no calibration images to try codecs on; give some by --samples")
     assert truths is not None
     images, truths = images[:MOST], truths[:MOST]
-    tokens = tuple(dict.fromkeys(tokens))
-    digest = hashlib.sha256(
-        "\n".join([bundle.digest, *tokens]).encode() + images.tobytes() + truths.tobytes()
-    ).hexdigest()
+    tokens, lower = tuple(dict.fromkeys(tokens)), sorted({*precisions} - {FLOAT32})
+    about = "\n".join([bundle.digest, *tokens, "", *lower])
+    digest = hashlib.sha256(about.encode() + images.tobytes() + truths.tobytes()).hexdigest()
     path = None if keep is None else keep / f"effects-{digest[:24]}.npz"
     if path is not None and path.is_file():
         return read_effects(path, outcomes)
@@ -69,8 +72,15 @@ def measure_effects(
             elif found is not None:
                 coded[cut, token] = found
         say(f"{cut}: {len(tokens)} codecs tried on {len(images)} images")
+    computed: dict[tuple[str, str, str], Statistics] = {}
+    for precision in lower:
+        for first, last, outcomes in tryout.computed(precision):
+            computed[first, last, precision] = Statistics(outcomes)
+        say(f"{precision} tried on {len(images)} images")
     tryout.close()
-    effects = Effects(Statistics(plain), {key: Statistics(value) for key, value in coded.items()}, frozenset(lossless))
+    effects = Effects(
+        Statistics(plain), {key: Statistics(value) for key, value in coded.items()}, frozenset(lossless), computed
+    )
     if path is not None:
         try:
             write_effects(path, effects)
@@ -89,14 +99,10 @@ class Tryout:
         self._truths = [int(truth) for truth in truths]
         self._task: Task = catalog.make("task", manifest.task, labels=manifest.labels)
 
-        def engine(section: Section) -> Engine:
-            raw = bundle.read(section.file)
-            made: Engine = catalog.make("engine", "onnxruntime", model=raw, name=section.name, threads=1)
-            return made
-
-        self._pieces = {c.name: engine(c.piece) for c in self._cuts if c.piece is not None}
+        self._bundle = bundle
         self._exits = {c.name: c.exit for c in self._cuts if c.exit is not None}
-        self._heads = {cut: engine(exit_.head) for cut, exit_ in self._exits.items() if exit_.head is not None}
+        self._calibration: dict[str, Array] = {}
+        self._pieces, self._heads = self._engines(FLOAT32)
         self._rules: dict[str, ExitRule] = {cut: catalog.make("exit", e.rule) for cut, e in self._exits.items()}
         self._preprocess = Preprocessor(manifest.preprocess)
         self._features: dict[str, Array] = {INPUT: self._preprocess.many(images)}
@@ -123,9 +129,52 @@ class Tryout:
         self._climb(cut, np.ascontiguousarray(taken_B, np.float32), {}, scores, answers)
         return self._outcomes(scores, answers)
 
+    def computed(self, precision: str) -> Iterator[tuple[str, str, Outcomes]]:
+        """(first, last, outcomes) for every two cuts, with the pieces between them, and the heads on these, in a
+        precision and the rest in float32."""
+        pieces, heads = self._engines(precision)
+        for at, first in enumerate(self.cuts[:-1]):
+            x_B, scores, answers = self._features[first], dict(self._scores), dict(self._answers)
+            for last in self.cuts[at + 1 :]:
+                x_B = _run(pieces[last], x_B)
+                self._leave(last, x_B, heads, scores, answers)
+                far_scores, far_answers = dict(scores), dict(answers)
+                self._climb(last, x_B, {}, far_scores, far_answers)
+                yield first, last, self._outcomes(far_scores, far_answers)
+        for engine in (*pieces.values(), *heads.values()):
+            engine.close()
+
     def close(self) -> None:
         for engine in (*self._pieces.values(), *self._heads.values()):
             engine.close()
+
+    def _engines(self, precision: str) -> tuple[dict[str, Engine], dict[str, Engine]]:
+        """Pieces and heads by the cut that they end at, or hang on."""
+        name = "onnxruntime"
+        if precision != FLOAT32:  # only where one is tried
+            from tierline.models.precision.bundle import engine_for
+            from tierline.models.precision.convert import convert
+
+            name = engine_for(precision)
+
+        def engine(section: Section, at: str) -> Engine:
+            raw = self._bundle.read(section.file)
+            if precision != FLOAT32:
+                rows = {next(iter(section.inputs)): self._calibrated(at)}
+                raw = convert(raw, [precision], rows, section.name)[precision]
+            made: Engine = catalog.make("engine", name, model=raw, name=section.name, threads=1)
+            return made
+
+        pieces = {b.name: engine(b.piece, a.name) for a, b in pairwise(self._cuts) if b.piece is not None}
+        heads = {cut: engine(exit_.head, cut) for cut, exit_ in self._exits.items() if exit_.head is not None}
+        return pieces, heads
+
+    def _calibrated(self, cut: str) -> Array:
+        if not self._calibration:
+            from tierline.models.precision.bundle import cut_rows
+
+            self._calibration = cut_rows(self._bundle)
+        return self._calibration[cut]
 
     def _climb(
         self,
@@ -137,13 +186,21 @@ class Tryout:
     ) -> None:
         """Run all above a cut; what is found replaces what was there."""
         for end in self.cuts[self.cuts.index(cut) + 1 :]:
-            piece = self._pieces[end]
-            (x_B,) = piece.run({next(iter(piece.spec.inputs)): x_B}).values()
-            features[end] = x_B
-            if end in self._exits:
-                head = self._heads.get(end)
-                outputs = {LOGITS: x_B} if head is None else head.run({next(iter(head.spec.inputs)): x_B})
-                scores[end], answers[end] = self._rules[end].score(outputs), self._task.decode(outputs)
+            features[end] = x_B = _run(self._pieces[end], x_B)
+            self._leave(end, x_B, self._heads, scores, answers)
+
+    def _leave(
+        self,
+        cut: str,
+        x_B: Array,
+        heads: Mapping[str, Engine],
+        scores: dict[str, Array],
+        answers: dict[str, list[Answer]],
+    ) -> None:
+        """Ask the exit of a cut, where it has one."""
+        if cut in self._exits:
+            outputs = {LOGITS: _run(heads[cut], x_B) if cut in heads else x_B}
+            scores[cut], answers[cut] = self._rules[cut].score(outputs), self._task.decode(outputs)
 
     def _outcomes(self, scores: dict[str, Array], answers: dict[str, list[Answer]]) -> Outcomes:
         whole = self._answers[OUTPUT]  # of the network without any codec
@@ -160,14 +217,20 @@ class Tryout:
         )
 
 
+def _run(engine: Engine, x_B: Array) -> Array:
+    """Of one input and one output."""
+    (y_B,) = engine.run({next(iter(engine.spec.inputs)): x_B}).values()
+    return y_B
+
+
 _FIELDS = ("score_ES", "quality_ES", "agreement_ES")
 
 
 def write_effects(path: Path, effects: Effects) -> None:
     """Keep what was measured."""
     assert effects.plain is not None
-    keys = list(effects.coded)
-    of = [effects.plain, *effects.coded.values()]
+    keys, ranges = list(effects.coded), list(effects.computed)
+    of = [effects.plain, *effects.coded.values(), *effects.computed.values()]
     arrays = {name: np.stack([getattr(s.outcomes, name) for s in of]) for name in _FIELDS}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part.npz")
@@ -175,6 +238,7 @@ def write_effects(path: Path, effects: Effects) -> None:
         beside,
         allow_pickle=False,
         keys=np.array(keys, np.str_).reshape(len(keys), 2),
+        ranges=np.array(ranges, np.str_).reshape(len(ranges), 3),
         lossless=np.array(sorted(effects.lossless), np.str_).reshape(len(effects.lossless), 2),
         truth_S=effects.plain.outcomes.truth_S,
         **arrays,
@@ -193,7 +257,9 @@ def read_effects(path: Path | BinaryIO, outcomes: Outcomes) -> Effects:
     ]
     keys = [(str(cut), str(token)) for cut, token in arrays["keys"]]
     lossless = frozenset((str(cut), str(token)) for cut, token in arrays["lossless"])
-    return Effects(found[0], dict(zip(keys, found[1:], strict=True)), lossless)
+    ranges = [(str(first), str(last), str(precision)) for first, last, precision in arrays["ranges"]]
+    coded, computed = found[1 : 1 + len(keys)], found[1 + len(keys) :]
+    return Effects(found[0], dict(zip(keys, coded, strict=True)), lossless, dict(zip(ranges, computed, strict=True)))
 
 
 def scores_of(bundle: Bundle, image: Array, truth: int) -> dict[str, float]:

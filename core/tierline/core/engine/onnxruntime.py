@@ -10,7 +10,7 @@ from tierline.core.catalog import nearest
 from tierline.core.engine._check import batch_size, first_line, no_rows, row_spec, zeros
 from tierline.core.errors import ConfigError, EngineError, MissingDependency
 from tierline.core.protocols import SectionSpec
-from tierline.core.types import Arrays, TensorSpec
+from tierline.core.types import FLOAT16, FLOAT32, INT8, Arrays, TensorSpec
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -75,6 +75,11 @@ class Onnxruntime:
                 f"engine 'onnxruntime:{provider}': onnxruntime {onnxruntime.__version__} as installed has only {have}; "
                 "pip install onnxruntime-gpu in its place"
             )
+
+    @staticmethod
+    def precisions(provider: str = "cpu") -> tuple[str, ...]:
+        """float16 on the CPU goes through float32 where the processor lacks it; no provider fuses float8 rightly."""
+        return FLOAT32, FLOAT16, INT8
 
     def warmup(self) -> None:
         self.run(zeros(self.spec, 1))

@@ -7,7 +7,7 @@ from onnx.reference import ReferenceEvaluator
 from tierline.core.engine._check import batch_size, first_line, no_rows, zeros
 from tierline.core.engine._onnx import parse, section_spec
 from tierline.core.errors import EngineError
-from tierline.core.types import Arrays
+from tierline.core.types import PRECISIONS, Arrays
 
 
 class Reference:
@@ -22,6 +22,11 @@ class Reference:
             self._evaluator = ReferenceEvaluator(parsed)
         except Exception as error:
             raise EngineError(f"{name}: the reference evaluator refuses this model: {first_line(error)}") from error
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """All: float8 as rounded float32."""
+        return PRECISIONS
 
     def warmup(self) -> None:
         self.run(zeros(self.spec, 1))

@@ -15,7 +15,7 @@ from tierline.core.engine._trt_build import OnStep, Wish
 from tierline.core.engine._trt_keep import obtain
 from tierline.core.engine._trt_run import Runner
 from tierline.core.errors import EngineError, MissingDependency
-from tierline.core.types import Arrays
+from tierline.core.types import FLOAT8_E4M3, FLOAT16, FLOAT32, INT8, Arrays
 from tierline.kernels.cuda import CudaError, Device, device
 
 try:
@@ -30,6 +30,8 @@ except ImportError as missing:
         ) from missing
 
 _trt: Any = _module
+_FLOAT8_FROM = 89
+"""Compute capability."""
 _log = logging.getLogger("tierline.engine")
 
 
@@ -77,6 +79,15 @@ class Tensorrt:
     def close(self) -> None:
         """Free the GPU's memory; the engine cannot run afterwards."""
         self._runner.close()
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """FP8 from Ada and Hopper on (sm_89); Orin (sm_87) has none."""
+        try:
+            has_float8 = int(device().arch.partition("_")[2]) >= _FLOAT8_FROM
+        except CudaError:
+            has_float8 = False
+        return (FLOAT32, FLOAT16, INT8, *((FLOAT8_E4M3,) if has_float8 else ()))
 
     @staticmethod
     def check() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tierline.core.engine._check import batch_size, first_line, no_rows, zeros
 from tierline.core.engine._onnx import parse, section_spec
 from tierline.core.errors import EngineError
-from tierline.core.types import Array, Arrays
+from tierline.core.types import FLOAT16, FLOAT32, INT8, Array, Arrays
 
 Attributes = dict[str, Any]
 Operator = Callable[..., Tensor]
@@ -41,6 +41,11 @@ class Torch:
                 raise EngineError(f"{name}: {known}, which the torch engine does not know; use onnxruntime")
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             self._nodes.append((node, operator, attributes))
+
+    @staticmethod
+    def precisions() -> tuple[str, ...]:
+        """int8 as rounded float32."""
+        return FLOAT32, FLOAT16, INT8
 
     def warmup(self) -> None:
         self.run(zeros(self.spec, 1))
@@ -161,6 +166,30 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
     return x.to(torch.from_numpy(np.empty(0, dtype)).dtype)
 
 
+def _quantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    """`saturate(round(x / scale) + zero)`, halves to even."""
+    zero = torch.zeros((), dtype=torch.uint8) if zero is None else zero
+    if zero.dtype not in (torch.int8, torch.uint8):
+        raise NotImplementedError(f"quantised values of {zero.dtype}")
+    info = torch.iinfo(zero.dtype)
+    q = torch.round(x / _along(scale, x, a)) + _along(zero, x, a)
+    return q.clamp(info.min, info.max).to(zero.dtype)
+
+
+def _dequantize(a: Attributes, q: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    shifted = q.to(scale.dtype) if zero is None else q.to(scale.dtype) - _along(zero, q, a)
+    return shifted * _along(scale, q, a)
+
+
+def _along(values: Tensor, x: Tensor, a: Attributes) -> Tensor:
+    """One value per channel, or one for all."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * x.ndim
+    shape[a.get("axis", 1)] = -1
+    return values.reshape(shape)
+
+
 def _reduce_mean(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
     dims = _axes(a, axes)
     if not dims and a.get("noop_with_empty_axes", 0):
@@ -197,6 +226,7 @@ OPERATORS: dict[str, Operator] = {
     "Concat": lambda a, *xs: torch.cat(xs, dim=a["axis"]),
     "Constant": _constant,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize,
     "Div": lambda a, x, y: torch.div(x, y, rounding_mode=None if x.is_floating_point() else "trunc"),
     "Flatten": _flatten,
     "Gemm": _gemm,
@@ -208,6 +238,7 @@ OPERATORS: dict[str, Operator] = {
     "MatMul": lambda a, x, y: x @ y,
     "MaxPool": _max_pool,
     "Mul": lambda a, x, y: x * y,
+    "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
     "Relu": lambda a, x: torch.relu(x),
     "Reshape": _reshape,

@@ -11,7 +11,7 @@ from typing import Any
 from tierline.core import catalog
 from tierline.core.errors import EngineError, TierlineError
 from tierline.core.protocols import Engine, SectionSpec
-from tierline.core.types import Arrays
+from tierline.core.types import FLOAT32, Arrays
 
 _log = logging.getLogger("tierline.engine")
 _one_build = threading.Lock()
@@ -41,6 +41,20 @@ def check_engine(token: str) -> None:
 def takes_time(token: str) -> bool:
     """Whether making this engine may take minutes."""
     return bool(getattr(catalog.load("engine", split_token(token)[0]), "takes_time", False))
+
+
+def precisions_of(token: str) -> tuple[str, ...]:
+    """What an engine computes Sections in, told by its class; float32 alone where that says nothing."""
+    name, options = split_token(token)
+    told = getattr(catalog.load("engine", name), "precisions", None)
+    return (FLOAT32,) if told is None else tuple(told(**options))
+
+
+def check_runs(token: str, precision: str) -> None:
+    """Raise EngineError where an engine does not compute in a precision."""
+    found = precisions_of(token)
+    if precision not in found:
+        raise EngineError(f"engine {token!r} does not compute in {precision} here, only in {', '.join(found)}")
 
 
 class Awaited:

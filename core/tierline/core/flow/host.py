@@ -224,6 +224,7 @@ def engine_settings(config: EngineConfig) -> EngineSettings:
         config.inline_ms,
         meanwhile if meanwhile != usable[0] else "",
         config.max_memory_bytes,
+        tuple(config.prefer),
     )
 
 

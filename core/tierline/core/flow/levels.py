@@ -16,7 +16,7 @@ from tierline.core.bundle import Bundle, Exit, Level, Section
 from tierline.core.errors import BundleError
 from tierline.core.flow.engines import READY, Awaited, split_token
 from tierline.core.protocols import Aggregator, Engine, ExitRule, Task
-from tierline.core.types import Array, Arrays, TensorSpec
+from tierline.core.types import FLOAT32, Array, Arrays, TensorSpec
 
 LOGITS = "logits"
 FEATURE = "feature"
@@ -110,7 +110,7 @@ class LevelRunner:
         return engines
 
     def close(self) -> None:
-        for engine in self.engines().values():
+        for engine in {id(engine): engine for engine in self.engines().values()}.values():
             engine.close()
 
 
@@ -118,30 +118,43 @@ class Levels:
     """All levels of a Bundle as one node holds them: shared shapes, and engines only for what runs here."""
 
     def __init__(
-        self, bundle: Bundle, make_engine: MakeEngine, *, views: Mapping[str, str], joins: bool, runs: set[int]
+        self,
+        bundle: Bundle,
+        make_engine: MakeEngine,
+        *,
+        views: Mapping[str, str],
+        joins: bool,
+        runs: set[int],
+        precision: str = FLOAT32,
     ) -> None:
-        """`views`: hosted view to the Bundle's view it plays; `runs`: higher levels whose Section runs here."""
+        """`views`: hosted view to the Bundle's view it plays; `runs`: higher levels whose Section runs here. Raises
+        BundleError where the Bundle lacks one of them in this precision."""
         manifest = bundle.manifest
         self.manifest = manifest
         self.task: Task = catalog.make("task", manifest.task, labels=manifest.labels)
         self.levels = [LevelRunner(level, manifest.views) for level in manifest.levels]
         self.root_level = len(self.levels) - 1
 
-        def load(section: Section) -> Engine:
-            engine = make_engine(bundle.read(section.file), section.name)
-            engine.warmup()
-            return engine
+        def load(section: Section, shared: dict[str, Engine]) -> Engine:
+            """Views with the same file share its engine."""
+            file = section.file_in(precision)
+            digest = manifest.files.get(file, file)
+            if digest not in shared:
+                engine = shared[digest] = make_engine(bundle.read(file), section.name)
+                engine.warmup()
+            return shared[digest]
 
         for index, runner in enumerate(self.levels):
             wanted = set(views.values()) if index == 0 else {"*"} if index in runs else set()
+            engines: dict[str, Engine] = {}
             for part in runner.parts:
                 if part in wanted:
-                    runner.sections[part] = load(runner.level.sections[part])
+                    runner.sections[part] = load(runner.level.sections[part], engines)
             decides = joins if index == 0 else index in runs
             # A device that does not join still answers alone when its parent is gone: it needs the head, too.
             head = runner.level.head
             if head is not None and (decides or wanted):
-                runner.head = load(head)
+                runner.head = load(head, {})
 
     def __getitem__(self, level: int) -> LevelRunner:
         return self.levels[level]

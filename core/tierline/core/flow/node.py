@@ -14,7 +14,7 @@ from dataclasses import replace
 from tierline.core.bundle import Bundle
 from tierline.core.errors import TierlineError
 from tierline.core.flow.forward import Forwarder
-from tierline.core.flow.journey import CAPTURE, SECTION, PartRow
+from tierline.core.flow.journey import CAPTURE, PartRow
 from tierline.core.flow.junction import Junction
 from tierline.core.flow.levels import FEATURE, LOGITS
 from tierline.core.flow.loaded import EngineSettings as EngineSettings
@@ -150,7 +150,6 @@ class Node:
             sample = id_ or SampleId(*self.minter, seq)
             if residents.of_sample(sample) is resident:
                 break
-        resident.times.ran(0, 1, spans[SECTION], self.clock.now_ns())
         spans[CAPTURE] = capture_ns
         row = PartRow(
             owner="",

@@ -15,7 +15,7 @@ import numpy as np
 from tierline.core.bundle import Bundle
 from tierline.core.decide import leaves
 from tierline.core.flow.levels import FEATURE, LOGITS, LevelRunner, Levels, MakeEngine
-from tierline.core.types import Array, Arrays
+from tierline.core.types import FLOAT32, Array, Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class ExitOutputs:
 
 
 class Oracle:
-    """Runs a Bundle end to end."""
+    """Runs a Bundle end to end, all of it in one precision."""
 
-    def __init__(self, bundle: Bundle, make_engine: MakeEngine) -> None:
+    def __init__(self, bundle: Bundle, make_engine: MakeEngine, precision: str = FLOAT32) -> None:
         manifest = bundle.manifest
         self.levels = Levels(
             bundle,
@@ -40,6 +40,7 @@ class Oracle:
             views={view: view for view in manifest.views},
             joins=True,
             runs=set(range(1, len(manifest.levels))),
+            precision=precision,
         )
 
     def exits(self, views_NB: Array, present_NB: Array | None = None) -> ExitOutputs:

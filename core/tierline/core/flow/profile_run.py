@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from tierline.core.errors import BundleError, CodecError, ConfigError, EngineError, MissingDependency, ShapeMismatch
+from tierline.core.flow.engines import precisions_of
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.measure import Limits, time_codec, time_engine
 from tierline.core.flow.node import Node
@@ -22,11 +25,12 @@ from tierline.core.flow.worker import Worker
 from tierline.core.profile import INPUT, OUTPUT, CodecTime, HeadTime, NodeProfile, SectionTime
 from tierline.core.protocols import Engine
 from tierline.core.telemetry.environment import environment
-from tierline.core.types import Array
+from tierline.core.types import FLOAT32, Array
 
 MAX_PAUSE_S = 0.05
 """While samples are in flight, each measured run is followed by a pause as long as itself, up to this."""
 MAX_ROWS = 256
+_O = TypeVar("_O", OrderedPiece, OrderedHead)
 _NOT_HERE = (EngineError, MissingDependency, ConfigError)
 
 
@@ -62,10 +66,12 @@ class ProfileRun:
         images = _rows(self._files[order.images], "uint8") if order.images else None
         before = self._answered()
         for token in self._engines:
-            for piece in order.pieces:
-                await self._step(f"{piece.first}..{piece.last} {token}", partial(self._piece, piece, token))
-            for head in order.heads:
-                await self._step(f"exit {head.exit} {token}", partial(self._head, head, token))
+            self._note_unfit(token)
+            for piece in self._fit(order.pieces, token):
+                what = f"{piece.first}..{piece.last} {_told(token, piece)}"
+                await self._step(what, partial(self._piece, piece, token))
+            for head in self._fit(order.heads, token):
+                await self._step(f"exit {head.exit} {_told(token, head)}", partial(self._head, head, token))
         for cut, rows_B in self._rows.items():
             for codec in order.codecs if cut != OUTPUT else ():
                 await self._step(f"{codec} at {cut}", partial(self._codec, cut, codec, rows_B, images))
@@ -103,14 +109,27 @@ class ProfileRun:
     def _num_steps(self) -> int:
         order = self._order
         cuts = {INPUT, *(piece.last for piece in order.pieces)} - {OUTPUT}
-        return len(self._engines) * (len(order.pieces) + len(order.heads)) + len(cuts) * len(order.codecs)
+        num = sum(len(self._fit(order.pieces, token)) + len(self._fit(order.heads, token)) for token in self._engines)
+        return num + len(cuts) * len(order.codecs)
+
+    def _fit(self, found: tuple[_O, ...], token: str) -> list[_O]:
+        """Those in a precision that an engine computes in."""
+        can = known_precisions(token)
+        return [one for one in found if one.precision in can]
+
+    def _note_unfit(self, token: str) -> None:
+        can = known_precisions(token)
+        found = [*(piece.precision for piece in self._order.pieces), *(head.precision for head in self._order.heads)]
+        for precision in dict.fromkeys(found):
+            if precision not in can:
+                self._skipped[f"{precision} {token}"] = f"this engine computes in {', '.join(can)} here"
 
     def _piece(self, piece: OrderedPiece, token: str) -> None:
-        what = f"{piece.first}..{piece.last}"
+        what, told = f"{piece.first}..{piece.last}", _told(token, piece)
         if piece.first not in self._rows:
-            self._skipped[f"{what} {token}"] = f"nothing gave rows at {piece.first!r}"
+            self._skipped[f"{what} {told}"] = f"nothing gave rows at {piece.first!r}"
             return
-        with self._engine(piece.digest, what, token) as engine:
+        with self._engine(piece.digest, what, token, told) as engine:
             if engine is None:
                 return
             rows_B = _as_input(engine, self._rows[piece.first])
@@ -127,10 +146,11 @@ class ProfileRun:
                 )  # fmt: skip
 
     def _head(self, head: OrderedHead, token: str) -> None:
+        told = _told(token, head)
         if head.cut not in self._rows:
-            self._skipped[f"exit {head.exit} {token}"] = f"nothing gave rows at {head.cut!r}"
+            self._skipped[f"exit {head.exit} {told}"] = f"nothing gave rows at {head.cut!r}"
             return
-        with self._engine(head.digest, f"exit {head.exit}", token) as engine:
+        with self._engine(head.digest, f"exit {head.exit}", token, told) as engine:
             if engine is None:
                 return
             rows_B = _as_input(engine, self._rows[head.cut])
@@ -156,17 +176,17 @@ class ProfileRun:
         self._codecs.append(time_)
 
     @contextmanager
-    def _engine(self, digest: str, what: str, token: str) -> Iterator[Engine | None]:
+    def _engine(self, digest: str, what: str, token: str, told: str) -> Iterator[Engine | None]:
         """None where it cannot be made; an error of its runs is noted, too."""
         engine: Engine | None = None
         try:
             engine = engine_maker(token, self._node.engine_settings.threads)(self._files[digest], what)
         except _NOT_HERE as error:
-            self._skipped[f"{what} {token}"] = str(error)
+            self._skipped[f"{what} {told}"] = str(error)
         try:
             yield engine
         except EngineError as error:
-            self._skipped[f"{what} {token}"] = str(error)
+            self._skipped[f"{what} {told}"] = str(error)
         finally:
             if engine is not None:
                 engine.close()
@@ -181,6 +201,28 @@ class ProfileRun:
     def _answered(self) -> int:
         flow = self._node.flow
         return sum(n for key, n in flow.counts.items() if key.startswith("exit:")) if flow is not None else 0
+
+
+def wanted(order: Order, own_engine: str) -> Order:
+    """The order without what none of its engines computes in here, so that it is not fetched."""
+    can = {precision for token in order.engines or (own_engine,) for precision in known_precisions(token)}
+    return msgspec.structs.replace(
+        order,
+        pieces=tuple(piece for piece in order.pieces if piece.precision in can),
+        heads=tuple(head for head in order.heads if head.precision in can),
+    )
+
+
+def known_precisions(token: str) -> tuple[str, ...]:
+    """What an engine computes in; float32 of one that is not there, whose refusal is noted when it is made."""
+    try:
+        return precisions_of(token)
+    except _NOT_HERE:
+        return (FLOAT32,)
+
+
+def _told(token: str, one: OrderedPiece | OrderedHead) -> str:
+    return token if one.precision == FLOAT32 else f"{token} {one.precision}"
 
 
 def _as_input(engine: Engine, rows_B: Array) -> Array:

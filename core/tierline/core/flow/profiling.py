@@ -16,7 +16,7 @@ import msgspec
 from tierline.core.errors import BadFrame, BundleError, LinkTimeout, LinkUnavailable, PeerRejected, TierlineError
 from tierline.core.flow.node import Node
 from tierline.core.flow.orders import Order, Report, parse
-from tierline.core.flow.profile_run import ProfileRun
+from tierline.core.flow.profile_run import ProfileRun, wanted
 from tierline.core.flow.worker import Worker
 from tierline.core.link.probe import LinkRates
 from tierline.core.profile import LinkTime
@@ -177,7 +177,8 @@ class Profiler:
         try:
             link = await self._link()
             self.state = "fetching"
-            await self._gather(order)
+            own = wanted(order, self._node.engine_settings.name)
+            await self._gather(own)
             self._run = ProfileRun(self._node, order, self._files, self._worker, self._say)
             profile = await self._run.profile()
             report = Report(order.id, order.node, profile, link)

@@ -6,6 +6,7 @@ Two are resident while a hierarchy goes from one Plan to the next: samples end w
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from tierline.core.flow.junction import Junction
 from tierline.core.flow.loaded import Loaded
 from tierline.core.flow.port import Done, Site
 from tierline.core.flow.speed import SectionTimes
+from tierline.core.flow.views import ViewBatches
 from tierline.core.flow.worker import Worker
 from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
@@ -64,6 +66,7 @@ class Resident:
         self.ends: SampleId | None = None
         """Once it is superseded: ids like this one, from this number on, belong to its successor."""
         self._lines = lines
+        self._views = ViewBatches(lines.worker, lines.clock)
         self.to_child, self.to_parent = lines.to_child, lines.to_parent
         self.parent_is_up, self.parent_rtt_ns = lines.parent_is_up, lines.parent_rtt_ns
         self.parent_is_congested, self.outcome, self.answered = lines.parent_is_congested, lines.outcome, lines.answered
@@ -88,13 +91,20 @@ class Resident:
         return self.row_ns[0, self.placement.views[view]] < self._lines.inline_ns
 
     async def run_view(self, view: str, image: Array) -> tuple[Arrays, list[int]]:
-        """As `view_job`, here or on the thread. Raises ShapeMismatch, EngineError."""
-        work = self.view_job(view, image)
+        """As `view_job`; or on the thread, with what else waits for its engine. Raises ShapeMismatch, EngineError."""
         if self.runs_inline(view):
-            return work()
+            outputs, spans = self.view_job(view, image)()
+            self.times.ran(0, 1, spans[SECTION], self._lines.clock.now_ns())
+            return outputs, spans
+        role = self.placement.views[view]
+        prepare = partial(self.loaded.preprocess, image, self.levels.manifest.views.index(role))
         self.num_running += 1
         try:
-            return await self._lines.worker.run(work)
+            outputs, spans, num_rows = await self._views.run(
+                self.levels[0].sections[role], prepare, self.plan.max_batch
+            )
+            self.times.ran(0, num_rows, spans[SECTION], self._lines.clock.now_ns())
+            return outputs, spans
         finally:
             self.num_running -= 1
 

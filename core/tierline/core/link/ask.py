@@ -111,7 +111,12 @@ class Asker:
         """Have a hierarchy measured at its root: progress, then the Profile. Raises PeerRejected, SecurityError,
         BundleError, PlanError, AdmissionRefused."""
         request = fleet_pb2.ProfileRequest(
-            nodes=wish.nodes, engines=wish.engines, batches=wish.batches, codecs=wish.codecs, run_s=wish.run_s
+            nodes=wish.nodes,
+            engines=wish.engines,
+            batches=wish.batches,
+            codecs=wish.codecs,
+            run_s=wish.run_s,
+            precisions=wish.precisions,
         )
         try:
             async for reply in self._fleet.Profile(request):

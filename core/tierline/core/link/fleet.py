@@ -128,6 +128,7 @@ class ProfileWish:
     batches: tuple[int, ...] = ()
     codecs: tuple[str, ...] = ()
     run_s: float = 0.0
+    precisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

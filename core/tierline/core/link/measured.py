@@ -60,6 +60,7 @@ class MeasureCalls:
                 tuple(request.batches),
                 tuple(request.codecs),
                 request.run_s,
+                tuple(request.precisions),
             )
             async for step in self._measures.profile(wish):
                 yield pb.ProfileReply(node=step.node, state=step.state, profile=step.profile)
