@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -29,11 +30,13 @@ class Flat:
 class Script:
     """Runs a generator function as its turn, and notes things down."""
 
+    traits = Traits(tolerates_loss=False, per_edge_state=False, conserves=None, directed=False)
     x: Params
 
     def __init__(self, body: Callable[[Script, Turn], Effects[None]], *, tolerates_loss: bool = False) -> None:
         self.body = body
-        self.traits = Traits(tolerates_loss=tolerates_loss, per_edge_state=False, conserves=None, directed=False)
+        if tolerates_loss:
+            self.traits = dataclasses.replace(self.traits, tolerates_loss=True)
         self.seen: list[object] = []
 
     def start(self, x: Params, node: NodeInfo) -> None:

@@ -91,9 +91,9 @@ def test_streams_that_send_at_once_share_one_intake(tmp_path: Path) -> None:
     for start in (0, len(content) // 2):
         for stream in streams:
             piece = content[start : start + len(content) // 2] if start == 0 else content[start:]
-            stream.take(parcel_to_wire(Piece(piece, HEAD if start == 0 else None, len(content))))
+            stream.take(parcel_to_wire(Piece((piece,), HEAD if start == 0 else None, len(content))))
             assert desk.intake.num_bytes <= 2 * len(content)
-    assert desk.letters == [Letter(HEAD, content)] * 4
+    assert desk.letters == [Letter(HEAD, (content,))] * 4
     assert desk.intake.num_bytes == 0
 
 
