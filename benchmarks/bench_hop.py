@@ -84,7 +84,7 @@ async def serve(bundle_dir: str, num_devices: int, with_edge: bool, inline_ms: f
             await context.write(raw)
 
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
-    handler = {"Exchange": grpc.stream_stream_rpc_method_handler(echo)}
+    handler: dict[str, Any] = {"Exchange": grpc.stream_stream_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", handler),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

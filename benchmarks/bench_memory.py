@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import mmap
-import os
 import random
 import re
 import subprocess
@@ -38,9 +36,9 @@ from tierline.core.arrays import Params
 from tierline.core.clock import MonotonicClock
 from tierline.core.errors import TierlineError
 from tierline.core.link.attach import Attachment, keep_attached, learning_handler
+from tierline.core.link.content_wire import content_to_rope
 from tierline.core.link.fleet import CHANNEL_OPTIONS
 from tierline.core.link.intake import Intake
-from tierline.core.link.learning_wire import SUM, content_to_bytes
 from tierline.core.link.letters import Content, Head, Letter, Note, Part, Present, Settled
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import NodeId
@@ -100,36 +98,14 @@ async def serve(num_values: int, num_clients: int, rounds: int, folder: Path) ->
 # --- its clients ------------------------------------------------------------------------------------------------
 
 
-class Contents:
-    """What clients send: equal but for their names at the end, and so in pages that they share."""
-
-    def __init__(self, num_values: int, group: tuple[NodeId, ...]) -> None:
-        own = contribution(model(num_values), weight=1.0, num_members=len(group))
-        self._part = Part(own.integers[:0], own.weight_units, own.fraction_bits, (), group)
-        values = content_to_bytes(Content({SUM: own.integers}), "")
-        self._num_shared, self._file = len(values), os.memfd_create("update")
-        os.pwrite(self._file, values, 0)
-        os.ftruncate(self._file, len(values) + len(self._end(max(group, key=len))))
-
-    def of(self, me: NodeId) -> memoryview:
-        end, start = self._end(me), self._num_shared
-        pages = memoryview(mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY))
-        pages[start : start + len(end)] = end
-        return pages[: start + len(end)]
-
-    def _end(self, me: NodeId) -> bytes:
-        """All that follows the values."""
-        part = replace(self._part, members=(me,))
-        return content_to_bytes(Content(part=part), "")[len(content_to_bytes(Content({SUM: part.integers}), "")) :]
-
-
 class Clients:
     """The Desk of one stream, and whoever is behind it."""
 
     max_letter_bytes = 1 << 30
 
-    def __init__(self, mine: tuple[NodeId, ...], contents: Contents) -> None:
-        self._mine, self._contents, self.intake = mine, contents, Intake()
+    def __init__(self, mine: tuple[NodeId, ...], part: Part) -> None:
+        """`part` is what each of `mine` sends, in its own name; they share its values."""
+        self._mine, self._part, self.intake = mine, part, Intake()
         self._seen: set[tuple[NodeId, int]] = set()
 
     def speaks_for(self, identity: str, node: NodeId) -> bool:
@@ -154,14 +130,17 @@ class Clients:
             return
         self._seen.add((head.receiver, head.round))
         own = Head(RUN, head.receiver, SERVER, head.round + 1, head.step, head.round, "fitted", "part")
-        stream.post(Letter(own, self._contents.of(head.receiver)))  # type: ignore[arg-type]  # as good as bytes
+        part = replace(self._part, members=(head.receiver,))
+        stream.post(Letter(own, content_to_rope(Content(part=part), str(own))))
 
 
 async def attend(port: int, streams: list[list[str]], num_values: int, num_clients: int) -> None:
-    contents = Contents(num_values, tuple(sorted(worker_ids(num_clients))))
+    group = tuple(sorted(worker_ids(num_clients)))
+    own = contribution(model(num_values), weight=1.0, num_members=len(group))
+    part = Part(own.integers, own.weight_units, own.fraction_bits, (), group)
 
     async def one(mine: list[str]) -> None:
-        desk = Clients(tuple(map(NodeId, mine)), contents)
+        desk = Clients(tuple(map(NodeId, mine)), part)
         await keep_attached(f"127.0.0.1:{port}", desk, MonotonicClock(), credentials=None, rng=random.Random(mine[0]))
 
     tasks = [asyncio.create_task(one(mine)) for mine in streams]

@@ -63,7 +63,7 @@ def ours(gradients: np.ndarray, rank: int) -> tuple[list[float], np.ndarray]:
 
 def pytorchs(gradients: np.ndarray, rank: int) -> tuple[list[float], np.ndarray]:
     """The hook of a layer y = W x: with x the identity and y's gradient g', W's is g."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     took: list[float] = []
     rows, columns = gradients.shape[1:]
     model = nn.parallel.DistributedDataParallel(nn.Linear(columns, rows, bias=False))

@@ -151,7 +151,7 @@ def draw(found: dict[str, dict[str, list[Point]]], titles: dict[str, str], path:
         axis.set_xlabel("bits per value, everything included")
     for axis in axes[:, 0]:
         axis.set_ylabel("squared error over variance, dB")
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", frameon=False)

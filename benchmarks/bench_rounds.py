@@ -39,7 +39,7 @@ from tierline.core.link.letters import Note
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import Arrays, NodeId
 from tierline.learning.cast import SERVER, federation, worker_ids
-from tierline.learning.compute import Backprop, Fitted, Gradient, Job
+from tierline.learning.compute import Backprop, Drawn, Fitted, Gradient, Job
 from tierline.learning.driver._near import phases
 from tierline.learning.driver.journal import Journal
 from tierline.learning.driver.link import LinkNode, Task
@@ -66,6 +66,9 @@ class Idle:
         raise NotImplementedError
 
     def backward(self, token: int, gradients: Arrays) -> Backprop:
+        raise NotImplementedError
+
+    def draw(self, job: Job, step: int) -> Drawn:
         raise NotImplementedError
 
 
@@ -120,7 +123,7 @@ async def echoes(address: str, num_values: int, rounds: int) -> list[float]:
     """Seconds of each exchange: twice the model up, the model down."""
     up, times = bytes(8 * num_values), []
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
-        call = channel.stream_stream(ECHO)()
+        call: Any = channel.stream_stream(ECHO)()
         for _ in range(rounds):
             began = time.perf_counter()
             await call.write(up)

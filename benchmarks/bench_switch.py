@@ -173,7 +173,8 @@ def pauses(records: list[dict[str, Any]], ran: Ran) -> dict[str, float]:
     first: dict[int, int] = {}
     for record in records:
         first[record["plan"]] = min(first.get(record["plan"], 1 << 60), record["id"]["seq"])
-    near, far = [], []
+    near: list[float] = []
+    far: list[float] = []
     for record in records:
         if record["reason"] == "":
             residence_ms = record["hops"][0]["residence_ms"]

@@ -22,7 +22,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from tierline.core.errors import PlanError
 from tierline.core.link.fleet import ProfileWish
 from tierline.core.profile import Profile
 from tierline.core.telemetry.environment import environment
-from tierline.core.types import Tier
+from tierline.core.types import Array, Tier
 from tierline.models.data.load import load
 
 LINKS = ("wifi", "lte", "3g")
@@ -99,10 +99,7 @@ class Bench:
                 values = np.array([[thresholds[name] for name in exits]])
                 token = "jpeg" if cut == INPUT else "affine:8" if exits else "raw"
                 space = Space(
-                    ({Tier.DEVICE: cut, Tier.CLOUD: OUTPUT},),
-                    (exits,),
-                    allows=lambda at, found, token=token: found == token and is_upload(at, found),
-                    thresholds=lambda statistics, exits, most, values=values: (values, True),
+                    ({Tier.DEVICE: cut, Tier.CLOUD: OUTPUT},), (exits,), allows=only(token), thresholds=fixed(values)
                 )
                 found.append((space, f"{cut} {'+'.join(exits) or 'no exit'} {token}"))
         return found
@@ -144,6 +141,16 @@ class Bench:
             "error": round(predicted / run.mean_ms - 1, 4), "typical_error": round(predicted / run.typical_ms - 1, 4),
             "accuracy": round(self.accuracy(point.choice), 4), "num": run.num, "measured_share": run.exit_share,
         }  # fmt: skip
+
+
+def only(token: str) -> Callable[[str, str], bool]:
+    """One codec, where it can stand."""
+    return lambda cut, found: found == token and is_upload(cut, found)
+
+
+def fixed(values: Array) -> Callable[[Statistics, Sequence[str], int], tuple[Array, bool]]:
+    """These thresholds and no others."""
+    return lambda statistics, exits, most: (values, True)
 
 
 def choice_key(choice: Choice) -> str:

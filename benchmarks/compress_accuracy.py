@@ -132,8 +132,8 @@ def points(found: Mapping[str, Runs], after: int) -> Iterator[Point]:
     early, late = gradients(plain.heads[0], after)
     for arm, runs in found.items():
         lr = runs.heads[0]["setting"]["train"]["optimizer"]["lr"]
-        errors = [loss_of(*runs.compressor, at)[1] if runs.compressor else 0.0 for at in (early, late)]
-        yield Point(arm, lr, runs.bits(early[0].flat.size), *errors, float(np.mean(runs.accuracy)))
+        at_first, at_last = (loss_of(*runs.compressor, at)[1] if runs.compressor else 0.0 for at in (early, late))
+        yield Point(arm, lr, runs.bits(early[0].flat.size), at_first, at_last, float(np.mean(runs.accuracy)))
     bits, error = loss_of(*NESTED, early)
     yield Point(NESTED[0], np.nan, bits, error, loss_of(*NESTED, late)[1], np.nan)
 

@@ -46,7 +46,6 @@ from tierline.core.protocols import Codec
 from tierline.core.telemetry.environment import environment
 from tierline.core.types import Array, Payload, TensorSpec
 from tierline.kernels import build
-from tierline.kernels import library as loader
 
 ROOM_BYTES = 1 << 29
 ADMITTED_BYTES = 1 << 18
@@ -197,7 +196,7 @@ def sanitized() -> None:
         }
         os.execv(sys.executable, [sys.executable, *sys.argv])
     flags = (*SANITIZE, "-fvisibility=hidden", "-fsanitize=address,undefined")
-    loader.build.library = functools.partial(build.library, flags=flags)  # type: ignore[assignment]
+    build.library = functools.partial(build.library, flags=flags)
 
 
 def main() -> int:

@@ -67,14 +67,14 @@ def train_cnn(epochs: int) -> dict[str, Any]:
     data = load("cifar10", SEED)
     images, test = _images(data.train.images), _images(data.test.images)
     labels = torch.from_numpy(data.train.labels)
-    model = Cnn().to(memory_format=torch.channels_last)
+    model = Cnn().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = len(images) // 128 * epochs
     optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.2, total_steps=steps, pct_start=0.3)
     for epoch in range(epochs):
         began, total = time.perf_counter(), 0.0
         model.train()
-        for rows in torch.randperm(len(images), generator=generator).split(128)[: len(images) // 128]:
+        for rows in torch.split(torch.randperm(len(images), generator=generator), 128)[: len(images) // 128]:
             x = images[rows]
             mirrored = torch.rand(len(rows), generator=generator) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
@@ -87,7 +87,7 @@ def train_cnn(epochs: int) -> dict[str, Any]:
         print(f"cnn epoch {epoch + 1}/{epochs} loss {total:.3f} {time.perf_counter() - began:.0f} s", file=sys.stderr)
     model.eval()
     with torch.no_grad():
-        hits = [model(x)[0].argmax(1) for x in test.split(500)]
+        hits = [model(x)[0].argmax(1) for x in torch.split(test, 500)]
         cuts = model(test[:NUM_ROWS])[1]
     accuracy = float((torch.cat(hits).numpy() == data.test.labels).mean())
     return {"accuracy": accuracy, **{name: x.contiguous().numpy() for name, x in cuts.items()}}

@@ -93,7 +93,7 @@ class World:
         plan = make_plan(HIERARCHY, self.bundle.manifest, self.bundle.digest)
         order, files = OrderBook(self.bundle, plan, ProfileWish(precisions=("float32",)), "times").order("device")
         digests = {digest: name for name, digest in self.bundle.manifest.files.items()}
-        parts = [part.digest for part in (*order.pieces, *order.heads)]
+        parts = [*(piece.digest for piece in order.pieces), *(head.digest for head in order.heads)]
         models = {files.get(digest) or self.bundle.read(digests[digest]) for digest in parts}
         with tempfile.TemporaryDirectory() as folder:
             for index, choice in enumerate(choices):
