@@ -13,6 +13,7 @@ from in_process import NUM, THRESHOLDS, World
 from tiny_bundle import VIEWS
 
 from tierline.core.bundle import Bundle
+from tierline.core.errors import EngineError
 from tierline.core.flow import attendance
 from tierline.core.flow.levels import engine_maker
 from tierline.core.flow.oracle import Oracle
@@ -76,3 +77,30 @@ def test_without_a_join_every_view_is_a_sample(tmp_path: Path, tiny_bundle: Bund
     records = asyncio.run(answers(tmp_path, tiny_bundle, join, *VIEWS, in_flight=4))
     for view in VIEWS:
         check(tiny_bundle, {key: record for key, record in records.items() if key[0] == view}, view)
+
+
+def test_a_section_that_fails_is_told_once_and_its_samples_are_answered_below(
+    tmp_path: Path, tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def __init__(self, engine: Any) -> None:
+            self.spec = engine.spec
+
+        def run(self, inputs: object) -> object:
+            raise EngineError("edge: no memory left")
+
+        def close(self) -> None: ...
+
+    async def run() -> None:
+        async with World(tmp_path, tiny_bundle) as world:
+            resident = world.agents["edge"].node.residents.now
+            assert resident is not None
+            for index in range(len(resident.levels)):
+                for part, engine in resident.levels[index].sections.items():
+                    resident.levels[index].sections[part] = Broken(engine)
+            reasons = await world.until("answers without", lambda: {x["reason"] for x in world.records()} - {""})
+            assert reasons == {"engine"}
+
+    asyncio.run(run())
+    told = [x.getMessage() for x in caplog.records if "failed" in x.getMessage()]
+    assert told == ["samples are answered without a Section that failed: edge: no memory left"]

@@ -5,6 +5,7 @@ Two are resident while a hierarchy goes from one Plan to the next: samples end w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -24,6 +25,8 @@ from tierline.core.link import messages as m
 from tierline.core.plan import Placement, Plan
 from tierline.core.protocols import Clock, Outcome
 from tierline.core.types import Array, Arrays, SampleId, Tier
+
+_log = logging.getLogger("tierline.engine")
 
 
 class Lines(Protocol):
@@ -61,6 +64,8 @@ class Resident:
         self.loaded = loaded.acquire()
         self.levels, self.row_ns = loaded.levels, loaded.row_ns
         self.times = SectionTimes()
+        self._told: set[str] = set()
+        """Failures of Sections that the log has."""
         self.num_running = 0
         """Captures and batches that are being run on the thread."""
         self.ends: SampleId | None = None
@@ -171,13 +176,17 @@ class Resident:
         self._lines.worker.submit(lambda: self._timed(runner.run, part, x_B), finished)
 
     def _noted(self, level: int, num_rows: int, result: tuple[Arrays, int]) -> tuple[Arrays, int]:
-        self.times.ran(level, num_rows, result[1], self._lines.clock.now_ns())
+        if result[0]:
+            self.times.ran(level, num_rows, result[1], self._lines.clock.now_ns())
         return result
 
     def _timed(self, run: Callable[[str, Array], Arrays], part: str, x_B: Array) -> tuple[Arrays, int]:
         started_ns = self._lines.clock.now_ns()
         try:
             outputs = run(part, x_B)
-        except TierlineError:
+        except TierlineError as error:
+            if str(error) not in self._told:  # once, not once a sample
+                self._told.add(str(error))
+                _log.warning("samples are answered without a Section that failed: %s", error)
             outputs = {}
         return outputs, self._lines.clock.now_ns() - started_ns
