@@ -126,3 +126,16 @@ def test_sections_are_expected_to_take_what_the_profile_says() -> None:
         assert all(stages[int(level)].tier is tiers[node] for level in levels)
         assert all(set(by_batch) == {1, 4, 16} for by_batch in levels.values())
     assert found["dev"]["0"][1] >= w.PIECES["input", "a"] * w.FAST[Tier.DEVICE]
+
+
+@pytest.mark.parametrize("most_loss", [0.3, 0.1, 0.0])
+def test_a_choice_is_priced_on_its_own_engines(most_loss: float) -> None:
+    goal = Goal("latency_mean_ms", max_quality_loss=most_loss)
+    job = w.job(w.TWO, goal, STATISTICS)
+    profile = w.profile(w.TWO, precisions=("float32", "int8"))
+    effects = w.effects(STATISTICS, precisions=("int8",))
+    made = Worlds(w.MadeJob(job.bundle, profile, w.TWO, goal, effects))
+    best = made.best({})
+    priced = made.priced(best.choice, {})
+    assert priced.choice.engines == best.choice.engines
+    assert made.figure(priced) == pytest.approx(made.figure(best))

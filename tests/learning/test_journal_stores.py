@@ -175,3 +175,25 @@ def test_a_run_whose_journals_stand_in_a_database_goes_on_from_there(database: s
         remove_journal(database, str(index))
     assert found is not None and found.round == 5
     assert np.array_equal(found.state["x"], memory.states()[nodes[0]]["x"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tl:secret@db/tl",
+        "postgresql://tl:se/cret@db/tl",
+        "postgresql://tl:se@cret@db/tl",
+        "postgresql://tl@db/tl?password=secret&sslmode=require",
+    ],
+)
+def test_a_password_is_never_shown(url: str) -> None:
+    shown = _postgres.shown(url)
+    assert "cret" not in shown and "***" in shown and shown.startswith("postgresql://tl")
+
+
+@pytest.mark.parametrize("url", ["postgresql://tl:se%zzcret@127.0.0.1:1/tl", "postgresql://tl:secr@et@127.0.0.1:1/tl"])
+def test_what_a_driver_says_of_a_url_does_not_show_its_password(url: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises((ConfigError, LinkUnavailable)) as caught:
+        _postgres.connect(url)
+    assert "secr" not in str(caught.value) and "cret" not in str(caught.value) and "'et" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,25 @@ import numpy as np
 from tierline.core.errors import DataError
 from tierline.core.types import Array
 
+_OTHER_FILE = (ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError)
+"""What NumPy raises for one, the last two for an array alone."""
+
+
+def _arrays(path: Path, *names: str) -> list[Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in names]
+    except KeyError as error:
+        raise DataError(f"{path}: needs the array {' and '.join(names)} ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except _OTHER_FILE:
+        raise DataError(f"{path}: is no .npz file") from None
+
 
 def images_of(path: Path) -> tuple[Array, Array]:
     """`images` (uint8) and `labels` of an .npz file. Raises DataError."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["images"], file["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: needs the arrays images and labels ({error})") from None
+    images, labels = _arrays(path, "images", "labels")
     if images.dtype != np.uint8 or len(images) != len(labels) or not len(images):
         raise DataError(f"{path}: {images.dtype}{list(images.shape)} images and {len(labels)} labels do not fit")
     return images, labels.astype(np.int64)
@@ -26,11 +38,7 @@ def images_of(path: Path) -> tuple[Array, Array]:
 
 def only_images_of(path: Path) -> Array:
     """`images` (uint8) of an .npz file. Raises DataError."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images: Array = file["images"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: needs the array images ({error})") from None
+    (images,) = _arrays(path, "images")
     if images.dtype != np.uint8 or images.ndim < 3 or not len(images):
         raise DataError(f"{path}: images are {images.dtype}{list(images.shape)}; expected uint8, one image a row")
     return images

@@ -136,12 +136,13 @@ class PlanStore:
         """How the Plan in force was chosen."""
         return self._tuned
 
-    def bundle_for(self, structure: tuple[Any, ...]) -> Bundle | None:
-        """That of the latest Plan whose choice had this structure (`apply.structure_of`), where it is still kept."""
+    def bundle_for(self, choice: Choice, tuning: str) -> Bundle | None:
+        """That of the latest Plan that was chosen from the same (`tuning`, a digest) and has this choice's structure,
+        where it is still kept and can be read."""
         for version in reversed(self._versions()):
-            record = self._read(version)
-            if record.tuned is not None and structure_of(record.tuned.choice) == structure:
-                with contextlib.suppress(BundleError):
+            with contextlib.suppress(BundleError, PlanError):
+                tuned = self._read(version).tuned
+                if tuned and tuned.tuning == tuning and structure_of(tuned.choice) == structure_of(choice):
                     return self._shelf.find(self.kept(version).bundle)
         return None
 

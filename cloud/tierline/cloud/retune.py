@@ -24,7 +24,7 @@ from tierline.cloud.plans import PlanStore, Tuned
 from tierline.cloud.shelf import Shelf
 from tierline.cloud.switch import Switcher
 from tierline.cloud.tuner.again import Weighed, expected_ms, is_same, weigh
-from tierline.cloud.tuner.apply import plan_of, structure_of, write_choice
+from tierline.cloud.tuner.apply import plan_of, write_choice
 from tierline.cloud.tuner.choice import Choice
 from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.validity import ranges
@@ -198,7 +198,7 @@ class Retuner:
                 say("would switch" if is_worth_it else "kept", why)
                 return
             self._state = "switching"
-            bundle = self._store.bundle_for(structure_of(weighed.best.choice))
+            bundle = self._store.bundle_for(weighed.best.choice, tuned.tuning)
             if bundle is None:
                 bundle = await asyncio.to_thread(self._derive, known, weighed.best.choice)
             self._deadline = Deadline(SEARCH_S)

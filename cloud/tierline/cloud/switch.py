@@ -113,6 +113,8 @@ class Switcher:
         tuned = None
         if tuning is not None and self._tunings is not None and plan.valid:
             tuned = Tuned(await asyncio.to_thread(self._tunings.keep, tuning), tuning.choice)
+            if plan.version != self._store.next_version():
+                raise PlanError("another Plan was put in force meanwhile; look at `tierline plan ls`, then try again")
         return await self.take(plan, bundle, " ".join(why), tuned)
 
     async def choose(self, bundle: Bundle, plan: Plan, why: str, tuned: Tuned) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,41 @@ def test_a_bad_capture_fails_alone_and_a_broken_engine_for_all(worker: Worker) -
         for task in [asyncio.create_task(views.run(engine, row(n), 8)) for n in range(2)]:
             with pytest.raises(EngineError, match="broken"):
                 await task
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_job_that_ends_late_leaves_the_queue_of_the_next_alone() -> None:
+    class Manual:
+        """Whoever submits a job ends it by hand, in any order."""
+
+        def __init__(self) -> None:
+            self.jobs: list[tuple[Any, Any]] = []
+
+        def submit(self, job: Any, done: Any) -> None:
+            self.jobs.append((job, done))
+
+    async def scenario() -> None:
+        engine, manual = Slow(), Manual()
+        engine.go.set()
+        views = ViewBatches(manual, TickingClock())  # type: ignore[arg-type]
+        tasks: list[Any] = []
+
+        async def come(number: int) -> None:
+            tasks.extend(asyncio.create_task(views.run(engine, row(1), 1)) for _ in range(number))
+            await asyncio.sleep(0)
+
+        await come(1)
+        first = manual.jobs[0][0]()  # it has run, and its end is on its way
+        await come(1)
+        second = manual.jobs[1][0]()
+        manual.jobs[0][1](first, None)
+        await come(3)
+        manual.jobs[1][1](second, None)
+        for job, done in itertools.islice(manual.jobs, 2, None):
+            done(job(), None)
+        await asyncio.gather(*tasks)
+        assert not views._queues
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tierline.cli.folders import check_file
 from tierline.cli.identity import IdentityOption, identity
 from tierline.cli.output import Format, FormatOption, OutputOption, emit, write
 from tierline.core.catalog import nearest
@@ -44,6 +45,7 @@ def profile(
     """Have every node measure its pieces of the network, codecs and link, while it goes on answering."""
     from tierline.core.link.ask import ask_profile
 
+    check_file("--out", out)
     precisions = check_precisions(precision)
     wish = ProfileWish(
         tuple(node or ()), tuple(engine or ()), tuple(batch or ()), tuple(codec or ()), run_s, precisions

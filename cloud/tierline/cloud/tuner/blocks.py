@@ -60,7 +60,7 @@ class Blocks:
             tokens = tuple(tuple(self._tokens(tier, cut, space)) for tier, cut in links)
             if not all(tokens):
                 continue
-            for engines in self._engines(stages, exits):
+            for engines in self._engines(stages, exits, space):
                 runs = [self._measured.run(host, stages, engines) for host in self._hosts]
                 known = tuple(run for run in runs if run is not None)
                 if len(known) == len(runs):
@@ -91,14 +91,17 @@ class Blocks:
             self.left_out.add(f"cut {cut}: no codec was measured on all nodes from the {tier.value} up")
         return found
 
-    def _engines(self, stages: Sequence[Stage], exits: tuple[str, ...]) -> Iterator[dict[str, Setting]]:
+    def _engines(self, stages: Sequence[Stage], exits: tuple[str, ...], space: Space) -> Iterator[dict[str, Setting]]:
         """Engines and precisions of the nodes that run something: each that no other is as good as in all of the node's
         stages, and in what it loses at every vector of thresholds."""
         mine: dict[str, dict[Stage, None]] = {}
         for host in self._hosts:
             for stage, at in zip(stages, placed(stages, host), strict=True):
                 mine.setdefault(host[at].id, {})[stage] = None
-        options = [self._options(node, list(own), exits) for node, own in mine.items()]
+        options = [
+            [space.engines[node]] if node in space.engines else self._options(node, list(own), exits)
+            for node, own in mine.items()
+        ]
         for combination in itertools.product(*options):
             yield dict(zip(mine, combination, strict=True))
 

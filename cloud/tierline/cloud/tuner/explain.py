@@ -125,6 +125,8 @@ def _slower(job: Job, node: str, value: str) -> Job:
     if node not in job.profile.nodes:
         raise UsageError(f"--what-if slower.{node}: no such node{nearest(node, list(job.profile.nodes))}")
     factor = _number(f"slower.{node}", value)
+    if not 0 < factor < float("inf"):
+        raise UsageError(f"--what-if slower.{node}={value}: write a number above 0, such as 2 for half as fast")
     nodes = {**job.profile.nodes, node: slower(job.profile.nodes[node], factor)}
     return job.with_changes(profile=msgspec.structs.replace(job.profile, nodes=nodes))
 

@@ -20,7 +20,7 @@ from tierline.cloud.tuner.ladder import Ladder
 from tierline.cloud.tuner.search import propose
 from tierline.cloud.tuner.space import Space
 from tierline.cloud.tuner.statistics import Statistics
-from tierline.cloud.tuner.tryout import read_effects, write_effects
+from tierline.cloud.tuner.tryout import UNREADABLE, read_effects, write_effects
 from tierline.core.bundle import Bundle
 from tierline.core.candidates import candidates_of, read_outcomes
 from tierline.core.errors import BundleError, PlanError
@@ -158,7 +158,7 @@ def kept_in(folder: Path) -> tuple[Job, Proposal]:
         raise PlanError(f"{folder / PROFILE}: is not the Profile that this Plan was made from; tune again")
     try:
         effects = read_effects(folder / EFFECTS, read_outcomes(bundle))
-    except (OSError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise BundleError(f"{folder / EFFECTS}: cannot be read ({error}); tune again") from None
     job = Job(bundle, profile, kept.hierarchy, kept.proposal.goal, effects, kept.join, kept.handling_ms)
     return job, kept.proposal

@@ -21,7 +21,8 @@ from tierline.core.types import Array
 
 T = TypeVar("T")
 Vectors = Callable[[Statistics, Sequence[str], int], tuple[Array, bool]]
-_ROUNDING, _DIGITS = 1e-9, 6
+ROUNDING, _DIGITS = 1e-6, 6
+"""A limit is met by what is beyond it by so little: means of float32 differ by that."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Best(Generic[T]):
         points_GD = self._points(figures)
         open_ = np.flatnonzero(~self.front.beaten(points_GD))
         self.front.add(points_GD[open_], [tag(int(row)) for row in open_])
-        meets = {name: figures[name] <= limit + _ROUNDING for name, limit in self._limits.items()}
+        meets = {name: figures[name] <= limit + ROUNDING for name, limit in self._limits.items()}
         all_G = np.logical_and.reduce([np.isfinite(figures[self._axes[0]]), *meets.values()])
         rows = np.flatnonzero(all_G)
         if len(rows):
@@ -133,7 +134,7 @@ class Best(Generic[T]):
         """Whether nothing as good as this at best could change the front, the choice, or what is nearest."""
         if self._key is None:
             return False
-        meets = [ideal[name] <= limit + _ROUNDING for name, limit in self._limits.items()]
+        meets = [ideal[name] <= limit + ROUNDING for name, limit in self._limits.items()]
         better_G = ideal[self._order[0]] <= self._key[0]
         if np.logical_and.reduce([better_G, *meets]).any():
             return False

@@ -27,6 +27,8 @@ class Space:
     """Which of these go together."""
     allows: Callable[[str, str], bool] = field(default=lambda cut, token: True)
     """Which codec may be used at which cut."""
+    engines: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Engine and precision of nodes that have no choice of them."""
     thresholds: Callable[[Statistics, Sequence[str], int], tuple[Array, bool]] | None = None
     """Vectors of thresholds for a set of exits, about so many, and whether these are all; None: `all_thresholds`."""
 

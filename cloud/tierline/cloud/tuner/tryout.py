@@ -7,7 +7,9 @@ Results are kept in a folder by the digests of all that they depend on. B is the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -59,7 +61,8 @@ def measure_effects(
     digest = hashlib.sha256(about.encode() + images.tobytes() + truths.tobytes()).hexdigest()
     path = None if keep is None else keep / f"effects-{digest[:24]}.npz"
     if path is not None and path.is_file():
-        return read_effects(path, outcomes)
+        with contextlib.suppress(*UNREADABLE):  # a damaged one is measured anew
+            return read_effects(path, outcomes)
     tryout = Tryout(bundle, images, truths)
     plain = tryout.plain
     coded: dict[tuple[str, str], Outcomes] = {}
@@ -246,8 +249,12 @@ def write_effects(path: Path, effects: Effects) -> None:
     beside.replace(path)
 
 
+UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile)
+"""What NumPy raises for a file that is damaged or something else."""
+
+
 def read_effects(path: Path | BinaryIO, outcomes: Outcomes) -> Effects:
-    """What `write_effects` wrote; `outcomes` are of the same Bundle's exits. Raises OSError, KeyError, ValueError."""
+    """What `write_effects` wrote; `outcomes` are of the same Bundle's exits. Raises one of UNREADABLE."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     base = replace(outcomes, truth_S=arrays["truth_S"], images=np.zeros((0, 1, 1), np.uint8))

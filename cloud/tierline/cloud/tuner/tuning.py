@@ -11,7 +11,7 @@ import msgspec
 from tierline.cloud.tuner.choice import Choice
 from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.job import EFFECTS, Job, kept_in
-from tierline.cloud.tuner.tryout import read_effects
+from tierline.cloud.tuner.tryout import UNREADABLE, read_effects
 from tierline.core.bundle import Bundle, digest_of
 from tierline.core.candidates import read_outcomes
 from tierline.core.errors import BundleError, PlanError
@@ -48,7 +48,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """With a Bundle of the same candidates; `goal` instead of that which it was tuned for. Raises BundleError."""
         try:
             effects = read_effects(io.BytesIO(self.effects), read_outcomes(bundle))
-        except (OSError, KeyError, ValueError) as error:
+        except UNREADABLE as error:
             raise BundleError(f"what codecs do to answers cannot be read ({error}); tune again") from None
         return Job(bundle, self.profile, self.hierarchy, goal or self.goal, effects, self.join, self.handling_ms)
 

@@ -16,7 +16,7 @@ import msgspec
 from tierline.cloud.tuner.choice import Choice, Point
 from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.job import Job
-from tierline.cloud.tuner.outcome import Thresholds
+from tierline.cloud.tuner.outcome import ROUNDING, Thresholds
 from tierline.cloud.tuner.search import propose
 from tierline.cloud.tuner.space import Space
 from tierline.cloud.tuner.statistics import Statistics, vectors
@@ -114,7 +114,7 @@ class Worlds:
     def figure(self, point: Point) -> float:
         """What the goal makes small; infinite where a limit is not met."""
         told = point.predicted
-        if any(getattr(told, name) > limit + 1e-9 for name, limit in self.job.goal.limits().items()):
+        if any(getattr(told, name) > limit + ROUNDING for name, limit in self.job.goal.limits().items()):
             return float("inf")
         return float(getattr(told, self.job.goal.minimise))
 
@@ -148,4 +148,5 @@ def only(choice: Choice) -> Space:
         (tuple(choice.exits),),
         allows=lambda cut, token: token == by_cut.get(cut),
         thresholds=thresholds,
+        engines=choice.engines,
     )

@@ -65,6 +65,8 @@ class Sounding:
             return {}
         known_bps, _ = link.sent_bps()
         if known_bps:
+            self._trips_ms.clear()  # the way may be another by the time samples leave gaps again
+            self._up_mbps.clear()
             return {"up_mbps": round(known_bps / 1e6, 4), "up_from": "payloads"}
         if not self._up_mbps or not self._is_wanted():
             return {}

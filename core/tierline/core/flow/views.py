@@ -46,17 +46,15 @@ class ViewBatches:
         queue = self._queues.setdefault(id(engine), deque())
         queue.append(entry)
         if len(queue) == 1:  # else a job that will take it is on its way
-            self._submit(engine, max_batch)
+            self._submit(engine, queue, max_batch)
         return await entry.future
 
-    def _submit(self, engine: Engine, max_batch: int) -> None:
-        queue = self._queues[id(engine)]
-
+    def _submit(self, engine: Engine, queue: deque[_Waiting], max_batch: int) -> None:
         def done(found: list[tuple[_Waiting, Ran | Exception]], error: BaseException | None) -> None:
             if queue:
-                self._submit(engine, max_batch)
-            else:
-                self._queues.pop(id(engine), None)
+                self._submit(engine, queue, max_batch)
+            elif self._queues.get(id(engine)) is queue:
+                del self._queues[id(engine)]
             if error is not None:
                 raise error
             for entry, ran in found:

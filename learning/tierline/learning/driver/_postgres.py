@@ -14,7 +14,14 @@ from tierline.core.link.fields import Bytes
 if TYPE_CHECKING:
     import psycopg
 
-CONNECT_S = 10
+_PATIENCE: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Seconds, and milliseconds: a server that is gone without a word is noticed within half a minute."""
 
 
 class PostgresStore:
@@ -76,18 +83,23 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     """Raises as PostgresStore does."""
     driver = _psycopg()
     try:
-        made: psycopg.Connection[tuple[Any, ...]] = driver.connect(url, autocommit=True, connect_timeout=CONNECT_S)
+        made: psycopg.Connection[tuple[Any, ...]] = driver.connect(url, autocommit=True, **_PATIENCE)
     except driver.ProgrammingError as error:
         like = "postgresql://user:password@host:5432/database"
-        raise ConfigError(f"{shown(url)}: {_line(error)}; write it like {like}") from error
+        # Not what the driver says: it may repeat a part of the password.
+        raise ConfigError(f"{shown(url)}: no URL of a database; write it like {like}, with %XX for signs") from error
     except driver.OperationalError as error:
-        raise _why_not(url, _line(error)) from error
+        raise _why_not(url, _without_password(url, _line(error))) from error
     return made
 
 
 def remove(url: str, name: str) -> None:
+    """Raises as PostgresStore does."""
     with connect(url) as db:
-        db.execute(f"DROP SCHEMA IF EXISTS {schema_of(name)} CASCADE")
+        try:
+            db.execute(f"DROP SCHEMA IF EXISTS {schema_of(name)} CASCADE")
+        except _psycopg().Error as error:
+            raise DataError(f"{shown(url)} schema {schema_of(name)}: {_line(error)}") from error
 
 
 def schema_of(name: str) -> str:
@@ -96,7 +108,15 @@ def schema_of(name: str) -> str:
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    return re.sub(r"(?<=[?&])password=[^&]*", "password=***", re.sub(r"//([^/:@]*):[^/]*@", r"//\1:***@", url))
+    return re.sub(r"(?<=[?&])password=[^&]*", "password=***", re.sub(r"//([^/:@]*):.*@", r"//\1:***@", url))
+
+
+def _without_password(url: str, line: str) -> str:
+    """A password with signs of its own may have been taken for a part of the host."""
+    found = re.search(r"//[^/:@]*:(.*)@", url)
+    for part in re.split(r"[@:/?]", found[1]) if found else ():
+        line = line.replace(part, "***") if len(part) > 1 else line
+    return line
 
 
 def _why_not(url: str, line: str) -> TierlineError:

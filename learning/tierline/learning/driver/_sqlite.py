@@ -86,8 +86,12 @@ def content(path: Path, body: bytes | None, slot: str | None) -> bytes:
 
 
 def remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    """Raises DataError."""
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be removed: {error}") from error
     shutil.rmtree(_folder(path), ignore_errors=True)
 
 

@@ -99,6 +99,7 @@ class Office:
         """Wait until nobody needs a letter of these nodes any more: then the process may end."""
         for me, node in self._nodes.items():
             while node.unsettled:
+                self._check(node)
                 self._wake[me].clear()
                 await self._wake[me].wait()
             await self._have(node.flush)

@@ -68,7 +68,7 @@ def _read(model: str, data: Dataset, mean: Sequence[float], std: Sequence[float]
     known = trained.names()
     if model in known:
         found = trained.load_trained(model)
-        if len(found.recipe.labels) != len(data.labels):
+        if tuple(found.recipe.labels) != tuple(data.labels):
             raise ConfigError(f"{model}: was trained for {found.recipe.data}; data {data.name!r} has other labels")
         network = _exported(found.net, found.recipe.input_shape, model)
         return Given(network, found.recipe.preprocess, found.net, found.heads)
