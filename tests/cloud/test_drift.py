@@ -102,6 +102,7 @@ def test_links_and_speeds_come_from_the_status() -> None:
         "new": {"connected": True, "way": {}},
         "away": {"connected": False, "way": way},
         "busy": {"connected": True, "way": way, "profiling": "3/9 a..b"},
+        "builds": {"connected": True, "sections": {"0": {"rows": 1, "ms": 40.0}}, "engines": {"s": "building 10 s"}},
         "odd": {},
         "odder": {"connected": True, "way": {"rtt_ms": "long", "up_mbps": True}, "sections": {"0": 3}},
         "oddest": {"connected": True, "way": [3], "sections": [4]},

@@ -160,6 +160,24 @@ def test_a_part_that_is_wrong_is_found_behind_a_relay() -> None:
     assert adder.note(declined) == ([declined], [])  # of the letter itself: its sender hears of it
 
 
+@pytest.mark.parametrize("lie", [(250 << 32, 1), ((1 << 128) - 1, 1), (1 << 32, 1 << 62)], ids=str)
+def test_a_part_that_says_too_much_goes_alone_and_the_honest_do_not_hear_of_it(lie: tuple[int, int]) -> None:
+    """Added to honest ones, 250 samples would pass for a hundred of each."""
+    through = frozenset(NodeId(name) for name in "abc")
+    adder = PreAdder(lambda receiver: through, max_weight=100)
+
+    def letter(sender: str, weight_units: int, value: int) -> Letter:
+        part = Part(np.full(2, value), weight_units, 32, (NodeId(sender),), tuple(sorted(through)))
+        head = Head("job", NodeId(sender), NodeId("server"), 1, "turn", 0, "x", "part")
+        return Letter(head, content_to_rope(Content(part=part), "test"))
+
+    liar, b, c = letter("a", *lie), letter("b", 10 << 32, 1), letter("c", 10 << 32, 1)
+    assert adder.take(b) == []
+    assert adder.take(liar) == [liar]
+    assert adder.take(c) == []
+    assert adder.release(b.head) == [b, c]
+
+
 def test_what_was_added_is_settled_for_all_and_the_slow_are_not_waited_for() -> None:
     through = frozenset(NodeId(name) for name in "ab")
     adder = PreAdder(lambda receiver: through)

@@ -68,7 +68,7 @@ class Linked:
         clock, rules, task = MonotonicClock(), self.rules(), self.task
         journal = Journal(self.database or self.folder / f"{index}.sqlite", task.run, name=str(index))
         nodes = [LinkNode(me, rules[me], self.trainers.get(me), self.x, task, journal) for me in self.groups[index]]
-        office = Office(task.run, rules, nodes, clock, max_letter_bytes=MAX_LETTER_BYTES)
+        office = Office(task.run, rules, nodes, clock, max_letter_bytes=MAX_LETTER_BYTES, max_weight=task.max_weight)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(journal.close)
             stack.callback(office.close)

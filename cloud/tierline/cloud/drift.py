@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tierline.cloud.tuner.world import RTT, SLOWER, UP
+from tierline.core.flow.engines import READY
 
 MARGIN = 0.1
 """Of the nearer end of a range."""
@@ -98,7 +99,8 @@ def measured(status: Mapping[str, Mapping[str, Any]], expected: Expected | None 
     """What a hierarchy's status says, by the names of `tuner.world`: `rtt_ms:NODE` and `up_mbps:NODE` of the link to
     the parent, `slower:NODE` where it is known how long Sections should take.
 
-    Of a node that measures itself nothing counts: that takes time of its Sections and of its link.
+    Of a node that measures itself nothing counts: that takes time of its Sections and of its link. Nor do the times of
+    one that builds an engine while another answers.
     """
     found: dict[str, float] = {}
     for node, record in status.items():
@@ -110,9 +112,13 @@ def measured(status: Mapping[str, Mapping[str, Any]], expected: Expected | None 
             if value:
                 found[f"{kind}:{node}"] = value
         ratio = _slower(record.get("sections"), (expected or {}).get(node, {}))
-        if ratio:
+        if ratio and not _is_building(record.get("engines")):
             found[f"{SLOWER}:{node}"] = ratio
     return found
+
+
+def _is_building(engines: Any) -> bool:
+    return isinstance(engines, dict) and any(state != READY for state in engines.values())
 
 
 def _slower(sections: Any, expected: Mapping[str, Mapping[int, float]]) -> float:

@@ -72,7 +72,15 @@ async def run_learning(spec: NodeSpec, on_ready: Callable[[dict[str, Any]], None
     ]
     max_letter_bytes = _LETTER_MODELS * start.flat.nbytes + (1 << 20)
     folder = Path(spec.journal).parent
-    office = Office(spec.run, stage.rules, nodes, clock, max_letter_bytes=max_letter_bytes, folder=folder)
+    office = Office(
+        spec.run,
+        stage.rules,
+        nodes,
+        clock,
+        max_letter_bytes=max_letter_bytes,
+        folder=folder,
+        max_weight=task.max_weight,
+    )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(journal.close)
         stack.callback(office.close)

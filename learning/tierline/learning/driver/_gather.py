@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from tierline.core.errors import BadFrame, ShapeMismatch
@@ -74,14 +72,18 @@ class Gather:
                 f"{where}: int64{list(part.integers.shape)} with {part.fraction_bits} fraction bits, "
                 f"expected int64[{num_values}] with {self.e.fraction_bits}"
             )
-        weight, share = math.ldexp(part.weight_units, -32), len(part.members) / len(self.e.group)
-        if not 0.0 < weight <= self._max_weight * len(part.members):
-            raise BadFrame(
-                f"{where}: a weight of {weight:g} for {len(part.members)}, at most {self._max_weight:g} each"
-            )
-        largest = max(int(part.integers.max(initial=0)), -int(part.integers.min(initial=0)))
-        if largest > 2**63 * share:
-            raise BadFrame(f"{where}: values so large that the group's sum could overflow")
+        check_size(part, len(self.e.group), self._max_weight, where)
+
+
+def check_size(part: Part, num_members: int, max_weight: float, where: str) -> None:
+    """Of a part of a sum over so many members. Raises BadFrame where it says more than its own members may."""
+    num_own = len(part.members)
+    if not 0 < part.weight_units <= max_weight * 2**32 * num_own:
+        weight = f"{part.weight_units / 2**32:g} for {num_own}"
+        raise BadFrame(f"{where}: a weight of {weight}, at most {max_weight:g} each")
+    largest = max(int(part.integers.max(initial=0)), -int(part.integers.min(initial=0)))
+    if largest * num_members > 2**63 * num_own:
+        raise BadFrame(f"{where}: values so large that the group's sum could overflow")
 
 
 def check_total(part: Part, e: Reduce) -> Reduced:

@@ -2,11 +2,13 @@
 
 Parts are added when all of the group that comes through here is there, so that whatever is lost and sent again adds up
 to the same part; who waits longer than HOLD_S for the others goes on alone. What the receiver will not take pre-added
-goes to it piece by piece, so that it declines the one that is wrong.
+goes to it piece by piece, so that it declines the one that is wrong; what says more than its members may goes alone
+at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +16,7 @@ from tierline.core.errors import TierlineError
 from tierline.core.link.content_wire import content_from_rope, content_to_rope, who_adds
 from tierline.core.link.letters import Content, Head, Letter, Note, Part, Settled
 from tierline.core.types import NodeId
+from tierline.learning.driver._gather import check_size
 from tierline.learning.fixed import WeightedSum
 
 HOLD_S = 1.0
@@ -39,8 +42,8 @@ class _Held:
 class PreAdder:
     """`through(receiver)` are the nodes whose letters to it come through here."""
 
-    def __init__(self, through: Callable[[NodeId], frozenset[NodeId]]) -> None:
-        self._through = through
+    def __init__(self, through: Callable[[NodeId], frozenset[NodeId]], max_weight: float = math.inf) -> None:
+        self._through, self._max_weight = through, max_weight
         self._held: dict[_Name, _Held] = {}
         self._sums: dict[tuple[NodeId, int], _Name] = {}
         """By sender and number of the letter that stands for several."""
@@ -61,7 +64,7 @@ class PreAdder:
             part = content_from_rope(letter.content).part
         except TierlineError:
             return [letter]
-        if part is None:
+        if part is None or not self._is_fair(part):
             return [letter]
         through = self._through(letter.head.receiver)
         held = self._held.setdefault(_name(letter.head), _Held())
@@ -108,6 +111,14 @@ class PreAdder:
             held.apart = True
             letters += [held.sent[sender] for sender in sorted(held.sent)]
         return notes, letters
+
+    def _is_fair(self, part: Part) -> bool:
+        """A lie could not be told any more in a sum with honest parts."""
+        try:
+            check_size(part, len(part.group), self._max_weight, "")
+        except TierlineError:
+            return False
+        return True
 
     def _join(self, head: Head, held: _Held, like: Part) -> list[Letter]:
         letters = [held.letters[sender] for sender in sorted(held.letters)]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,10 +63,11 @@ class Office:
         speaks_for: Callable[[str, NodeId], bool] = is_of,
         report: Callable[[Letter], None] | None = None,
         folder: Path | None = None,
+        max_weight: float = math.inf,
     ) -> None:
         """`members` are all nodes of the run, `nodes` those of this process. `report` takes letters to the MONITOR,
         where that is here, on the nodes' thread; it raises BadFrame for one that cannot be used. `folder` is for what
-        memory shall not hold of letters that are coming in."""
+        memory shall not hold of letters that are coming in; `max_weight` is the job's."""
         self.max_letter_bytes, self.speaks_for, self._report = max_letter_bytes, speaks_for, report
         self.intake = Intake(folder)
         self._run, self._members, self._clock = run, frozenset(members), clock
@@ -74,7 +76,7 @@ class Office:
         self._errors: dict[NodeId, Exception] = {}
         self._streams: list[Attachment] = []
         self._local: deque[tuple[NodeId, Callable[[LinkNode], None]]] = deque()
-        self._adder = PreAdder(self._through)
+        self._adder = PreAdder(self._through, max_weight)
         self._pool = ThreadPoolExecutor(1, "trainer")
         is_long = any(node.num_bytes >= _LONG_BYTES for node in self._nodes.values())
         self._thread = ThreadPoolExecutor(1, "node") if is_long else None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,6 +168,7 @@ class Learner:
             speaks_for=lambda identity, me: me in job.seats and self._covers(identity, job.seats[me]),
             report=None if clerk is None else lambda letter: clerk.report(job, letter),
             folder=self._folder,
+            max_weight=job.setting.train.max_weight or math.inf,
         )
         stack.push_async_callback(asyncio.to_thread, office.close)
         stack.callback(self._close, office, job)
