@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ from tierline.cloud.config import CloudConfig, PlanKnobs
 from tierline.cloud.plans import PlanStore
 from tierline.cloud.server import load
 from tierline.cloud.shelf import Shelf
+from tierline.cloud.switch import Switcher
 from tierline.cloud.tuner.apply import plan_of, structure_of, write_choice
 from tierline.cloud.tuner.goal import Goal
 from tierline.cloud.tuner.job import planned_in
@@ -27,6 +30,7 @@ from tierline.cloud.tuner.world import OutOfTime, Worlds
 from tierline.cloud.tunings import Tunings, check_hierarchy
 from tierline.core.bundle import Bundle
 from tierline.core.errors import PlanError
+from tierline.core.link.fleet import PlanChange
 from tierline.core.plan import Hierarchy, Plan
 from tierline.core.types import Tier
 
@@ -186,6 +190,47 @@ def test_a_search_without_end_is_given_up(kept: Path, tmp_path: Path, monkeypatc
 
     asyncio.run(run())
     assert issubclass(OutOfTime, PlanError)
+
+
+def test_a_bundle_is_taken_again_only_where_it_was_chosen_from_the_same(kept: Path, tmp_path: Path) -> None:
+    store = World(kept, tmp_path).store
+    tuned_by = store.tuned()
+    assert tuned_by is not None
+    bundle = store.bundle_for(tuned_by.choice, tuned_by.tuning)
+    assert bundle is not None and bundle.digest == store.in_force().bundle
+    assert store.bundle_for(tuned_by.choice, "of a network trained anew") is None
+    (tmp_path / "plans" / "plan-2.json").write_text("{")  # a damaged one does not hide those before it
+    found = store.bundle_for(tuned_by.choice, tuned_by.tuning)
+    assert found is not None and found.digest == bundle.digest
+
+
+def test_two_plans_never_have_one_number(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand turns a knob while what another Plan was chosen from is being written."""
+    world = World(kept, tmp_path)
+    keep, began, go_on = world.tunings.keep, threading.Event(), threading.Event()
+
+    def slow_keep(tuning: Tuning) -> str:
+        began.set()
+        assert go_on.wait(20)
+        return keep(tuning)
+
+    monkeypatch.setattr(world.tunings, "keep", slow_keep)
+    world.store.attach(lambda plan: None, lambda plan: None)
+    desk = SimpleNamespace(on_states=None, check_offers=lambda plan: None)
+    switcher = Switcher(world.store, world.shelf, SimpleNamespace(desk=desk), tuned.HIERARCHY, world.tunings)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        plan, bundle = world.store.in_force(), world.store.bundle()
+        wanted = PlanChange(bundle=bundle.digest, plan=plan.document(), tuning=tuning_in(kept).document())
+        change = asyncio.create_task(switcher.change(wanted))
+        assert await asyncio.to_thread(began.wait, 20)
+        world.store.change(["codecs.device=raw"], 0, False)
+        go_on.set()
+        with pytest.raises(PlanError, match="another Plan was put in force meanwhile"):
+            await change
+        assert world.store.in_force().version == 2 and world.store.in_force().codecs[0] == "raw"
+
+    asyncio.run(run())
 
 
 def test_a_hand_ends_it(kept: Path, tmp_path: Path) -> None:
